@@ -1,0 +1,1 @@
+//! The join service: appraises nodes and issues join and rejoin tickets.

@@ -1,0 +1,2 @@
+//! The join service: appraises nodes and issues join and rejoin tickets.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The key service: releases data keys to authenticated callers.

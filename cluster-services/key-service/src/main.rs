@@ -1,0 +1,2 @@
+//! The key service: releases data keys to authenticated callers.
+fn main() {}

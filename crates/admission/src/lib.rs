@@ -1,0 +1,1 @@
+//! The admission state machine: node records, claims, generations, tickets.

@@ -1,0 +1,1 @@
+//! Appraisal of evidence against policy and reference values.

@@ -1,0 +1,1 @@
+//! Derivation of data keys from the master secret.

@@ -1,0 +1,1 @@
+//! Unified kernel images: building, owning, and predicting their measurements.

@@ -1,0 +1,1 @@
+//! Owner and admission keys, owner proofs and owner-signed documents.

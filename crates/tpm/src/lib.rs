@@ -1,0 +1,1 @@
+//! TPM 2.0 structures as a verifier needs them: quotes, public areas, credentials, event logs.

@@ -1,0 +1,2 @@
+//! Build tasks: protobuf generation, demo images, set-up.
+fn main() {}

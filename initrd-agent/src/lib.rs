@@ -1,0 +1,1 @@
+//! The initramfs agent: verified root, attested key, unlocked state disk.

@@ -1,0 +1,2 @@
+//! The initramfs agent: verified root, attested key, unlocked state disk.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Protobuf messages between nodes, services and operators.

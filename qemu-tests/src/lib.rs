@@ -1,0 +1,1 @@
+//! Whole-system tests: QEMU, swtpm, OVMF and the real programs.
