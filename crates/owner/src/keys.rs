@@ -1,12 +1,16 @@
 //! The owner key, its fingerprint, and the admission keys it certifies.
 
-use alloc::vec::Vec;
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
 use aws_lc_rs::{
     digest,
     signature::{Ed25519KeyPair, KeyPair},
 };
 use core::{fmt, str::FromStr};
 use evidence::{Binding, Side};
+use serde::{Deserialize, Serialize};
 
 use crate::{OwnerProof, is_signed_by, proof};
 
@@ -22,11 +26,16 @@ pub enum KeyError {
     /// The cryptographic library refused the seed.
     #[error("seed is not an Ed25519 private key")]
     Seed,
-    /// Not 64 lower-case hex digits.
-    #[error("malformed {what}: expected 64 lower-case hex digits")]
+    /// Not the JSON of an admission certificate.
+    #[error("malformed admission certificate: {0}")]
+    Certificate(String),
+    /// Not lower-case hex digits of the right number.
+    #[error("malformed {what}: expected {digits} lower-case hex digits")]
     Hex {
         /// What the text should have been.
         what: &'static str,
+        /// How many digits it should have.
+        digits: usize,
     },
     /// The certificate's signature does not verify under the owner key.
     #[error("admission key is not certified by owner {owner}")]
@@ -220,8 +229,48 @@ pub struct AdmissionKeyCertificate {
     pub signature: [u8; 64],
 }
 
+/// The certificate as a file beside the key: JSON, owner included (docs/formats.md).
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateFile {
+    owner_public_key: String,
+    admission_public_key: String,
+    signature: String,
+}
+
 impl AdmissionKeyCertificate {
     const LABEL: &[u8] = b"constellation-admission-key-v1\0";
+
+    /// The certificate and its owner as JSON text, ending in a newline.
+    #[must_use]
+    pub fn encode(&self, owner: &OwnerPublicKey) -> String {
+        let file = CertificateFile {
+            owner_public_key: owner.to_string(),
+            admission_public_key: hex::encode(self.public_key),
+            signature: hex::encode(self.signature),
+        };
+        // Serialising three strings into a `String` cannot fail.
+        let mut text = serde_json::to_string_pretty(&file).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Reads what [`Self::encode`] wrote and verifies it. Whether the owner is the right one is for
+    /// the caller to compare.
+    ///
+    /// # Errors
+    /// [`KeyError`] names what is wrong.
+    pub fn parse(text: &[u8]) -> Result<(OwnerPublicKey, Self), KeyError> {
+        let file: CertificateFile = serde_json::from_slice(text)
+            .map_err(|error| KeyError::Certificate(error.to_string()))?;
+        let owner: OwnerPublicKey = file.owner_public_key.parse()?;
+        let certificate = Self {
+            public_key: parse_hex(&file.admission_public_key, "admission public key")?,
+            signature: parse_hex(&file.signature, "signature")?,
+        };
+        certificate.verify(&owner)?;
+        Ok((owner, certificate))
+    }
 
     pub(crate) fn verify(&self, owner: &OwnerPublicKey) -> Result<(), KeyError> {
         if is_signed_by(&owner.0, &Self::message(&self.public_key), &self.signature) {

@@ -102,6 +102,7 @@ pub(crate) fn message(signer: Side, binding: &Binding) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::{AdmissionKey, OwnerKey, Seed};
+    use alloc::string::ToString;
     use evidence::Channel;
 
     fn binding(exporter: u8) -> Binding {
@@ -191,6 +192,30 @@ mod tests {
                     "bit {bit}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn certificate_files_round_trip_and_refuse_changes() {
+        let owner = owner(1);
+        let certificate = owner.certify(AdmissionKey::public_half(&seed(2)).unwrap());
+        let text = certificate.encode(&owner.public_key());
+        let parsed = AdmissionKeyCertificate::parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed, (owner.public_key(), certificate));
+        let foreign = text.replace(
+            &owner.public_key().to_string(),
+            &self::owner(9).public_key().to_string(),
+        );
+        for bad in [
+            foreign.as_str(),
+            "",
+            "{}",
+            &text.replace("signature", "signatur"),
+        ] {
+            assert!(
+                AdmissionKeyCertificate::parse(bad.as_bytes()).is_err(),
+                "{bad}"
+            );
         }
     }
 

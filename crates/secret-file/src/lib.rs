@@ -160,7 +160,7 @@ pub fn write_encrypted(
     let ciphertext = age::encrypt(&recipient, &plaintext(kind, secret)).map_err(|source| {
         SecretFileError::Encrypt {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         }
     })?;
     write_new(path, &ciphertext)
