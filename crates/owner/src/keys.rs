@@ -308,10 +308,11 @@ pub(crate) fn parse_hex<const N: usize>(
     what: &'static str,
 ) -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| KeyError::Hex { what })?;
-    if hex::encode(bytes) == text {
-        Ok(bytes)
-    } else {
-        Err(KeyError::Hex { what })
+    match hex::decode_to_slice(text, &mut bytes) {
+        Ok(()) if hex::encode(bytes) == text => Ok(bytes),
+        _ => Err(KeyError::Hex {
+            what,
+            digits: 2 * N,
+        }),
     }
 }
