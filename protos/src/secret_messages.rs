@@ -1,0 +1,60 @@
+//! Messages with a secret in them: printed without it, wiped when dropped.
+//!
+//! Only the message itself is wiped. Buffers that a transport encoded it into are the transport's.
+
+use core::fmt;
+use zeroize::Zeroize;
+
+use crate::{atls, key};
+
+impl fmt::Debug for key::GetDataKeyResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GetDataKeyResponse(..)")
+    }
+}
+
+impl Drop for key::GetDataKeyResponse {
+    fn drop(&mut self) {
+        self.data_key.zeroize();
+    }
+}
+
+impl fmt::Debug for atls::Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evidence")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for atls::evidence::Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tpm(tpm) => f.debug_tuple("Tpm").field(tpm).finish(),
+        }
+    }
+}
+
+impl Drop for atls::Evidence {
+    fn drop(&mut self) {
+        self.activated_secret.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let response = key::GetDataKeyResponse {
+            data_key: vec![171; 32],
+        };
+        assert!(!format!("{response:?}").contains("171"));
+        let evidence = atls::Evidence {
+            activated_secret: vec![171; 32],
+            kind: None,
+        };
+        assert!(!format!("{evidence:?}").contains("171"));
+    }
+}

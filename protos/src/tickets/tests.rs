@@ -1,0 +1,109 @@
+use super::*;
+
+fn disk() -> DiskId {
+    DiskId::from_random([7; 16])
+}
+
+fn sealed() -> SealedSecret {
+    SealedSecret {
+        encapsulated_key: [1; 32],
+        ciphertext: vec![2; 48],
+    }
+}
+
+fn join_request() -> JoinTicketRequest {
+    JoinTicketRequest {
+        disk: disk(),
+        node_name: "worker-0".parse().unwrap(),
+        role: Role::Worker,
+        certificate_request: vec![],
+    }
+}
+
+fn rejoin_ticket() -> RejoinTicket {
+    RejoinTicket {
+        cluster_id: ClusterId::from_bytes([3; 32]),
+        generation: Generation(4),
+        data_key: sealed(),
+        node_name: "worker-0".parse().unwrap(),
+        role: Role::ControlPlane,
+    }
+}
+
+#[test]
+fn requests_survive_the_round_trip() {
+    let message = join::IssueJoinTicketRequest::from(join_request());
+    assert_eq!(JoinTicketRequest::try_from(message), Ok(join_request()));
+    let request = RejoinTicketRequest {
+        disk: disk(),
+        key_version: KeyVersion(2),
+    };
+    let message = join::IssueRejoinTicketRequest::from(request);
+    assert_eq!(RejoinTicketRequest::try_from(message), Ok(request));
+    let request = CommitRequest {
+        disk: disk(),
+        generation: Generation(9),
+    };
+    let message = join::CommitRequest::from(request);
+    assert_eq!(CommitRequest::try_from(message), Ok(request));
+}
+
+#[test]
+fn tickets_survive_the_round_trip() {
+    let ticket = JoinTicket {
+        cluster_id: ClusterId::from_bytes([3; 32]),
+        key_version: KeyVersion::FIRST,
+        data_key: sealed(),
+    };
+    let message = join::IssueJoinTicketResponse::from(ticket.clone());
+    assert_eq!(JoinTicket::try_from(message), Ok(ticket));
+    let message = join::IssueRejoinTicketResponse::from(rejoin_ticket());
+    assert_eq!(RejoinTicket::try_from(message), Ok(rejoin_ticket()));
+    let message = join::RegisterDiskResponse::from(disk());
+    assert_eq!(DiskId::try_from(message), Ok(disk()));
+}
+
+#[test]
+fn malformed_join_requests_name_the_field() {
+    type Flaw = fn(&mut join::IssueJoinTicketRequest);
+    let flaws: [(&str, Flaw); 6] = [
+        ("disk_uuid", |request| {
+            request.disk_uuid.make_ascii_uppercase()
+        }),
+        ("disk_uuid", |request| request.disk_uuid.clear()),
+        ("node_name", |request| request.node_name.push('\n')),
+        ("role: missing", |request| request.role = 0),
+        ("role: unknown value 3", |request| request.role = 3),
+        ("certificate_request", |request| {
+            request.certificate_request = vec![0; MAX_CERTIFICATE_REQUEST + 1];
+        }),
+    ];
+    for (expected, flaw) in flaws {
+        let mut message = join::IssueJoinTicketRequest::from(join_request());
+        message.disk_uuid = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa".into();
+        flaw(&mut message);
+        let error = JoinTicketRequest::try_from(message).unwrap_err();
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn malformed_tickets_are_refused() {
+    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 7] = [
+        |ticket| ticket.cluster_id.truncate(31),
+        |ticket| ticket.generation = 0,
+        |ticket| ticket.data_key = None,
+        |ticket| ticket.data_key.as_mut().unwrap().ciphertext.clear(),
+        |ticket| ticket.data_key.as_mut().unwrap().ciphertext = vec![0; MAX_CIPHERTEXT + 1],
+        |ticket| ticket.data_key.as_mut().unwrap().encapsulated_key.push(0),
+        |ticket| ticket.node_name.clear(),
+    ];
+    for flaw in flaws {
+        let mut message = join::IssueRejoinTicketResponse::from(rejoin_ticket());
+        flaw(&mut message);
+        assert!(
+            RejoinTicket::try_from(message.clone()).is_err(),
+            "{message:?}"
+        );
+    }
+}
