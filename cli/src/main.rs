@@ -1,2 +1,24 @@
-//! The operator's command line.
-fn main() {}
+//! `constellation`: what an operator types.
+//!
+//! Results go to standard output (human text, or JSON with `--output json`), everything else to
+//! standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+use clap::Parser;
+use std::process::ExitCode;
+
+mod cluster_file;
+mod commands;
+mod files;
+mod output;
+mod secrets;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The verbs, one module each.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::output::OutputFormat;
+
+mod image;
+mod keys;
+mod manual;
+mod owner;
+mod pki;
+
+/// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
+#[derive(Parser, Debug)]
+#[command(name = "constellation", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Form of the result on standard output
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: OutputFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make an owner key, and certify the admission keys that act for it
+    #[command(subcommand)]
+    Owner(owner::Command),
+    /// Make the secrets of a cluster
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Make the certificates by which the services know each other
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Make an owner's image from a published one
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Print a completion script for a shell
+    Completions(manual::Completions),
+    /// Write the manual pages
+    Man(manual::Man),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Owner(command) => command.run(self.output),
+            Command::Keys(command) => command.run(self.output),
+            Command::Pki(command) => command.run(self.output),
+            Command::Image(command) => command.run(self.output),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `constellation keys`: the secrets of a cluster.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use identity::{ClusterId, KeyVersion};
+use key_hierarchy::{KeyEncryptionKey, KeyHierarchy, KeySalt, MeasurementSalt};
+use secret::MasterSecret;
+use secret_file::{SecretKind, write_encrypted};
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
+
+use crate::{
+    cluster_file::ClusterFile,
+    files,
+    output::OutputFormat,
+    secrets::{PassphraseArgs, random},
+};
+
+/// Make the secrets of a cluster.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make a master secret: `master-secret.key` (encrypted) and `cluster.json` (public)
+    New(New),
+}
+
+impl Command {
+    pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
+        match self {
+            Self::New(new) => output.print(&new.run()?),
+        }
+    }
+}
+
+/// Make a master secret.
+#[derive(Args, Debug)]
+pub(crate) struct New {
+    /// Directory for `master-secret.key` and `cluster.json`; neither may exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+impl New {
+    fn run(self) -> Result<NewKeys> {
+        files::create_dir(&self.out)?;
+        let passphrase = self.passphrase.fresh(SecretKind::MasterSecret)?;
+        let secret = MasterSecret::try_fill(|bytes| random(bytes))?;
+        let (mut salt, mut measurement_salt) = ([0; 32], [0; 32]);
+        random(&mut salt)?;
+        random(&mut measurement_salt)?;
+        let key = self.out.join("master-secret.key");
+        write_encrypted(
+            &key,
+            SecretKind::MasterSecret,
+            secret.expose_secret(),
+            &passphrase,
+        )?;
+        let hierarchy = KeyHierarchy::new(
+            KeyVersion::FIRST,
+            KeyEncryptionKey {
+                secret,
+                salt: KeySalt(salt),
+            },
+        );
+        let cluster_id = hierarchy.derive_cluster_id(&MeasurementSalt(measurement_salt))?;
+        let cluster = self.out.join("cluster.json");
+        ClusterFile::new(cluster_id, salt, measurement_salt).create(&cluster)?;
+        Ok(NewKeys {
+            cluster_id,
+            key,
+            cluster,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct NewKeys {
+    cluster_id: ClusterId,
+    key: PathBuf,
+    cluster: PathBuf,
+}
+
+impl fmt::Display for NewKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Cluster {}", self.cluster_id)?;
+        writeln!(f, "Master secret `{}`, encrypted", self.key.display())?;
+        writeln!(f, "Salts         `{}`", self.cluster.display())?;
+        write!(
+            f,
+            "Keep copies of both offline: without either no disk of this cluster opens again"
+        )
+    }
+}

@@ -1,0 +1,73 @@
+//! How results and errors are shown.
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::{
+    fmt::{self, Display},
+    io::Write as _,
+};
+
+/// Form of what a command prints on standard output.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// Text for people.
+    #[default]
+    Human,
+    /// One JSON document.
+    Json,
+}
+
+impl OutputFormat {
+    /// Prints a result: its `Display` for people, its fields for programs.
+    pub(crate) fn print(self, result: &(impl Display + Serialize)) -> Result<()> {
+        let text = match self {
+            Self::Human => result.to_string(),
+            Self::Json => serde_json::to_string_pretty(result).context("encode the result")?,
+        };
+        writeln!(std::io::stdout(), "{}", text.trim_end()).context("write to standard output")
+    }
+}
+
+/// An error with the next step for the person who sees it.
+#[derive(Debug)]
+pub(crate) struct Hint(String);
+
+impl Hint {
+    /// Attaches a next step to an error; printed on a line of its own.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Adds a [`Hint`] to a failing result.
+pub(crate) trait WithHint<T> {
+    /// `hint` is printed after the chain of causes.
+    fn hint(self, hint: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> Result<T> {
+        self.map_err(|error| error.into().context(Hint::new(hint)))
+    }
+}
+
+/// Prints the chain of causes on one line, then the hint on its own, to standard error.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    let hint = error.downcast_ref::<Hint>().map(|hint| hint.0.as_str());
+    let causes: Vec<String> = error
+        .chain()
+        .map(ToString::to_string)
+        .filter(|cause| Some(cause.as_str()) != hint)
+        .collect();
+    eprintln!("error: {}", causes.join(": "));
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}
