@@ -1,0 +1,104 @@
+//! Attestation keys: restricted signing keys that cannot leave their TPM.
+
+use crate::{
+    constants::{alg, attribute},
+    public::{KeyError, Name, Public, PublicKey, Scheme},
+    quote::{Quote, QuoteError},
+    signature::Signature,
+};
+use alloc::{format, string::String};
+
+/// Bits that must be set (design, section 7).
+const REQUIRED: u32 = attribute::FIXED_TPM
+    | attribute::FIXED_PARENT
+    | attribute::SENSITIVE_DATA_ORIGIN
+    | attribute::RESTRICTED
+    | attribute::SIGN;
+/// Bits that say nothing about what the key signs.
+const OPTIONAL: u32 = attribute::USER_WITH_AUTH | attribute::ADMIN_WITH_POLICY | attribute::NO_DA;
+/// The smallest RSA modulus in bytes.
+const MIN_RSA_BYTES: usize = 256;
+
+/// A key that, *if* it lives in a TPM, signs only what that TPM made. That it does live in the TPM
+/// of a given endorsement key is shown by credential activation, never by this type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttestationKey(Public);
+
+impl AttestationKey {
+    /// Parses a `TPMT_PUBLIC` and checks attributes and scheme.
+    ///
+    /// # Errors
+    /// If it does not parse, is not restricted, fixed, TPM-made and sign-only, or has no signature
+    /// scheme with SHA-256 of its own.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        let public = Public::parse(bytes)?;
+        if public.attributes & !OPTIONAL != REQUIRED {
+            return Err(refused(
+                "objectAttributes",
+                format!("{REQUIRED:#010x} (optional {OPTIONAL:#010x})"),
+                format!("{:#010x}", public.attributes),
+            ));
+        }
+        if public.symmetric.is_some() {
+            return Err(refused("symmetric", "none", "a symmetric algorithm"));
+        }
+        check_key(&public)?;
+        Ok(Self(public))
+    }
+
+    /// The key's name, which a credential is made for.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        self.0.name()
+    }
+
+    /// Verifies `signature` over the bytes of `attestation` as received, then parses them.
+    ///
+    /// # Errors
+    /// If the signature is malformed, of another scheme than the key's, or wrong; or if the signed
+    /// bytes are not a quote that a TPM generated.
+    pub fn verify<'a>(
+        &self,
+        attestation: &'a [u8],
+        signature: &[u8],
+    ) -> Result<Quote<'a>, QuoteError> {
+        let signature = Signature::parse(signature)?;
+        signature.verify(&self.0, attestation)?;
+        Quote::parse(attestation)
+    }
+}
+
+fn check_key(public: &Public) -> Result<(), KeyError> {
+    let Scheme { algorithm, hash } = public.scheme;
+    let fits = match &public.key {
+        PublicKey::Rsa { modulus, .. } => {
+            if modulus.len() < MIN_RSA_BYTES {
+                let bits = format!("{}", modulus.len().saturating_mul(8));
+                return Err(refused("keyBits", "at least 2048", bits));
+            }
+            matches!(algorithm, alg::RSASSA | alg::RSAPSS)
+        }
+        PublicKey::Ecc { .. } => algorithm == alg::ECDSA,
+    };
+    if fits && hash == alg::SHA256 {
+        return Ok(());
+    }
+    Err(refused(
+        "scheme",
+        "RSASSA, RSAPSS or ECDSA with SHA-256",
+        format!("{}", public.scheme),
+    ))
+}
+
+fn refused(
+    property: &'static str,
+    expected: impl Into<String>,
+    got: impl Into<String>,
+) -> KeyError {
+    KeyError::Refused {
+        key: "AK",
+        property,
+        expected: expected.into(),
+        got: got.into(),
+    }
+}
