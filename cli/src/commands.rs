@@ -5,9 +5,11 @@ use clap::{Parser, Subcommand};
 
 use crate::output::OutputFormat;
 
+mod audit;
 mod image;
 mod keys;
 mod manual;
+mod measure;
 mod owner;
 mod pki;
 
@@ -36,6 +38,11 @@ enum Command {
     /// Make an owner's image from a published one
     #[command(subcommand)]
     Image(image::Command),
+    /// Compute the PCR values of an image's boot
+    Measure(measure::Measure),
+    /// Check audit logs
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print a completion script for a shell
     Completions(manual::Completions),
     /// Write the manual pages
@@ -50,6 +57,8 @@ impl Cli {
             Command::Keys(command) => command.run(self.output),
             Command::Pki(command) => command.run(self.output),
             Command::Image(command) => command.run(self.output),
+            Command::Measure(command) => command.run(self.output),
+            Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }

@@ -4,8 +4,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use identity::{ClusterId, KeyVersion};
 use key_hierarchy::{KeyEncryptionKey, KeyHierarchy, KeySalt, MeasurementSalt};
+use owner::AdmissionKey;
 use secret::MasterSecret;
-use secret_file::{SecretKind, write_encrypted};
+use secret_file::{SecretKind, write_credential, write_encrypted};
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
@@ -13,7 +14,7 @@ use crate::{
     cluster_file::ClusterFile,
     files,
     output::OutputFormat,
-    secrets::{PassphraseArgs, random},
+    secrets::{PassphraseArgs, fresh_seed, random},
 };
 
 /// Make the secrets of a cluster.
@@ -21,12 +22,15 @@ use crate::{
 pub(crate) enum Command {
     /// Make a master secret: `master-secret.key` (encrypted) and `cluster.json` (public)
     New(New),
+    /// Make the key that signs a service's audit log: `audit.key` and `audit.pub`
+    Audit(Audit),
 }
 
 impl Command {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
         match self {
             Self::New(new) => output.print(&new.run()?),
+            Self::Audit(audit) => output.print(&audit.run()?),
         }
     }
 }
@@ -89,6 +93,45 @@ impl fmt::Display for NewKeys {
         write!(
             f,
             "Keep copies of both offline: without either no disk of this cluster opens again"
+        )
+    }
+}
+
+/// Make the key that signs a service's audit log.
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// Directory for `audit.key` and `audit.pub`; neither may exist. The key is written in the
+    /// clear, mode 0600: give a directory on tmpfs, and move the key into a systemd credential
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Audit {
+    fn run(self) -> Result<NewAuditKey> {
+        files::create_dir(&self.out)?;
+        let seed = fresh_seed()?;
+        let (key, public_key) = (self.out.join("audit.key"), self.out.join("audit.pub"));
+        write_credential(&key, SecretKind::AuditKey, seed.expose_secret())?;
+        // An audit key is an Ed25519 key like an admission key; only its use differs.
+        let text = format!("{}\n", hex::encode(AdmissionKey::public_half(&seed)?));
+        files::create(&public_key, text.as_bytes())?;
+        Ok(NewAuditKey { key, public_key })
+    }
+}
+
+#[derive(Serialize)]
+struct NewAuditKey {
+    key: PathBuf,
+    public_key: PathBuf,
+}
+
+impl fmt::Display for NewAuditKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Audit key  `{}`, unencrypted", self.key.display())?;
+        write!(
+            f,
+            "Public key `{}`, for `constellation audit verify`",
+            self.public_key.display()
         )
     }
 }

@@ -1,0 +1,110 @@
+//! `constellation measure`: what a boot of an image leaves in the PCRs.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+use tpm::EventLog;
+
+use crate::{
+    files,
+    output::{OutputFormat, WithHint as _},
+};
+
+/// PCRs that the firmware fills before it starts any image (design: a false firmware can write
+/// every later one, so these are listed as well).
+const FIRMWARE_PCRS: [u32; 4] = [0, 2, 3, 7];
+
+/// Compute the PCR values of an image's boot.
+///
+/// PCR 4, 9, 11, 12, 13 and 15 follow from the unified kernel image. PCR 0, 2, 3 and 7 are the
+/// firmware's: give the TCG event log of one boot on that firmware that you trust.
+#[derive(Args, Debug)]
+pub(crate) struct Measure {
+    /// The unified kernel image
+    uki: PathBuf,
+    /// TCG event log of a trusted boot on the same firmware, as in
+    /// `/sys/kernel/security/tpm0/binary_bios_measurements`; may be repeated
+    #[arg(long, value_name = "FILE")]
+    event_log: Vec<PathBuf>,
+}
+
+impl Measure {
+    pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
+        let uki = files::read(&self.uki)?;
+        let pcrs = measure::predict::predict(&uki)
+            .with_context(|| format!("measure `{}`", self.uki.display()))
+            .hint("give a unified kernel image (UKI), as built by `make image`")?;
+        let mut values = Measurements::default();
+        for (index, register) in [
+            (4, pcrs.pcr4),
+            (9, pcrs.pcr9),
+            (11, pcrs.pcr11),
+            (12, pcrs.pcr12),
+            (13, pcrs.pcr13),
+            (15, pcrs.pcr15),
+        ] {
+            values.add(index, register.to_string());
+        }
+        for path in &self.event_log {
+            for (index, value) in firmware_pcrs(path)? {
+                values.add(index, value);
+            }
+        }
+        output.print(&values)
+    }
+}
+
+fn firmware_pcrs(path: &PathBuf) -> Result<Vec<(u32, String)>> {
+    let log = EventLog::parse(&files::read(path)?)
+        .with_context(|| format!("read event log `{}`", path.display()))?;
+    let replayed = log.replay();
+    FIRMWARE_PCRS
+        .iter()
+        .map(|index| match replayed.get(index) {
+            Some(value) => Ok((*index, hex::encode(value))),
+            None => bail!(
+                "event log `{}` has no event for PCR {index}",
+                path.display()
+            ),
+        })
+        .collect()
+}
+
+/// PCR index to the values it may have, lower-case hex; what `reference-values add` reads.
+#[derive(Default, Serialize)]
+struct Measurements {
+    pcrs: BTreeMap<u32, Vec<String>>,
+}
+
+impl Measurements {
+    fn add(&mut self, index: u32, value: String) {
+        let values = self.pcrs.entry(index).or_default();
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+}
+
+impl fmt::Display for Measurements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, values) in &self.pcrs {
+            for value in values {
+                writeln!(f, "PCR {index:>2}  {value}")?;
+            }
+        }
+        let missing: Vec<_> = FIRMWARE_PCRS
+            .iter()
+            .filter(|index| !self.pcrs.contains_key(index))
+            .map(u32::to_string)
+            .collect();
+        if !missing.is_empty() {
+            write!(
+                f,
+                "Firmware PCRs {} are not listed: give `--event-log`",
+                missing.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
