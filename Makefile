@@ -1,3 +1,54 @@
-.PHONY: all
-all:
-	cargo build --workspace
+# Phone book of verbs. Each does all of its own set-up; `.ci/run` calls the same ones.
+#
+#   make demo            the story: boot, prove, join, rejoin, refuse, recover (VERBOSE=1: node consoles)
+#   make test            everything a machine can test, VMs included
+#   make test-fast       without VMs
+#   make lint doc        formatting, clippy, rustdoc; nothing may warn
+#   make image           UKI, root disk, state disk parameters under target/image
+#   make bench fuzz      measurements; longer fuzzing
+
+TEST_FLAGS ?=
+FUZZ_SECONDS ?= 600
+
+.PHONY: setup image agent services demo test test-fast test-qemu lint doc bench fuzz fuzz-smoke
+
+setup:
+	./setup.sh
+
+# What a VM test or the demo boots and starts.
+image: setup
+	cargo run --quiet -p xtask -- image
+
+agent: setup
+	cargo build --profile agent --target x86_64-unknown-linux-musl -p initrd-agent
+
+services: setup
+	cargo build --release -p join-service -p key-service -p constellation-cli
+
+demo: image services
+	cargo run --quiet -p qemu-tests --bin demo
+
+test: test-fast test-qemu
+
+test-fast: setup
+	cargo test --workspace --exclude qemu-tests $(TEST_FLAGS)
+
+test-qemu: image services
+	cargo run --quiet -p xtask -- test-qemu
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo run --quiet -p xtask -- protos --check
+
+doc: setup
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+bench: image services
+	cargo run --release -p xtask -- bench
+
+fuzz-smoke: setup
+	cargo run --quiet -p xtask -- fuzz --seconds 60
+
+fuzz: setup
+	cargo run --quiet -p xtask -- fuzz --seconds $(FUZZ_SECONDS)

@@ -4,7 +4,10 @@ use anyhow::{Context as _, Result, bail};
 use audit::{Head, Report};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     files,
@@ -71,7 +74,8 @@ impl Verify {
     }
 }
 
-fn read_key(path: &PathBuf) -> Result<[u8; 32]> {
+fn read_key(path: impl AsRef<Path>) -> Result<[u8; 32]> {
+    let path = path.as_ref();
     let mut key = [0; 32];
     if hex::decode_to_slice(files::read_text(path)?.trim_end(), &mut key).is_err() {
         bail!(

@@ -3,7 +3,11 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 use tpm::EventLog;
 
 use crate::{
@@ -55,7 +59,7 @@ impl Measure {
     }
 }
 
-fn firmware_pcrs(path: &PathBuf) -> Result<Vec<(u32, String)>> {
+fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, String)>> {
     let log = EventLog::parse(&files::read(path)?)
         .with_context(|| format!("read event log `{}`", path.display()))?;
     let replayed = log.replay();

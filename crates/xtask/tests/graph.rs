@@ -1,0 +1,277 @@
+//! The crate graph of ARCHITECTURE.md, as Cargo sees it: which of our crates may depend on which,
+//! and what must never get into the initramfs agent.
+
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+/// Every edge between our crates that is not a dev-dependency. A new edge is a decision: add it here
+/// and say in ARCHITECTURE.md why the arrow still points inward.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("secret", &[]),
+    ("identity", &[]),
+    ("tpm", &[]),
+    ("evidence", &[]),
+    ("audit", &[]),
+    ("measure", &["tpm"]),
+    ("owner", &["evidence", "secret"]),
+    ("key-hierarchy", &["identity", "secret"]),
+    ("state-disk", &["identity", "secret"]),
+    ("appraisal", &["evidence", "identity", "tpm"]),
+    ("admission", &["appraisal", "evidence", "identity"]),
+    ("secret-file", &[]),
+    (
+        "api",
+        &[
+            "admission",
+            "appraisal",
+            "evidence",
+            "identity",
+            "owner",
+            "secret",
+        ],
+    ),
+    (
+        "attested-tls",
+        &[
+            "api",
+            "appraisal",
+            "evidence",
+            "identity",
+            "owner",
+            "secret",
+        ],
+    ),
+    (
+        "platform",
+        &["evidence", "identity", "secret", "state-disk", "tpm"],
+    ),
+    (
+        "service-runtime",
+        &["attested-tls", "audit", "secret", "secret-file"],
+    ),
+    (
+        "initrd-agent",
+        &[
+            "admission",
+            "api",
+            "attested-tls",
+            "evidence",
+            "identity",
+            "owner",
+            "platform",
+            "secret",
+            "state-disk",
+            "tpm",
+        ],
+    ),
+    (
+        "key-service",
+        &[
+            "api",
+            "audit",
+            "identity",
+            "key-hierarchy",
+            "secret",
+            "secret-file",
+            "service-runtime",
+        ],
+    ),
+    (
+        "join-service",
+        &[
+            "admission",
+            "api",
+            "appraisal",
+            "attested-tls",
+            "audit",
+            "evidence",
+            "identity",
+            "owner",
+            "secret",
+            "secret-file",
+            "service-runtime",
+            "tpm",
+        ],
+    ),
+    (
+        "constellation-cli",
+        &[
+            "admission",
+            "api",
+            "appraisal",
+            "attested-tls",
+            "audit",
+            "evidence",
+            "identity",
+            "key-hierarchy",
+            "measure",
+            "owner",
+            "secret",
+            "secret-file",
+            "tpm",
+        ],
+    ),
+];
+
+/// Crates that may use anything of ours: they build, test and measure the rest.
+const TOOLS: &[&str] = &["bench", "qemu-tests", "xtask"];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--filter-platform=x86_64-unknown-linux-musl",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Normal and build dependencies of every package, by package id.
+fn edges(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    nodes
+        .iter()
+        .map(|node| {
+            let dependencies = node["deps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|dependency| {
+                    dependency["dep_kinds"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .any(|kind| kind["kind"] != "dev")
+                });
+            let ids = dependencies.map(|dependency| dependency["pkg"].as_str().unwrap().to_owned());
+            (node["id"].as_str().unwrap().to_owned(), ids.collect())
+        })
+        .collect()
+}
+
+fn names(metadata: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap();
+    packages
+        .iter()
+        .map(|package| (text(&package["id"]), text(&package["name"])))
+        .collect()
+}
+
+#[test]
+fn our_crates_depend_on_each_other_as_decided() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    let members: BTreeSet<_> = metadata["workspace_members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_str().unwrap())
+        .collect();
+    let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
+    for member in &members {
+        let name = names[*member].as_str();
+        if TOOLS.contains(&name) {
+            continue;
+        }
+        let allowed = allowed
+            .get(name)
+            .unwrap_or_else(|| panic!("crate `{name}` is not in the table"));
+        for dependency in edges[*member]
+            .iter()
+            .filter(|id| members.contains(id.as_str()))
+        {
+            let dependency = names[dependency].as_str();
+            assert!(
+                allowed.contains(&dependency),
+                "`{name}` must not depend on `{dependency}`"
+            );
+        }
+    }
+}
+
+/// Read from the resolver's graph with workspace-wide features, so it sees more than the agent's own
+/// build does, never less.
+#[test]
+fn the_agent_stays_synchronous_and_small() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    for absent in [
+        "clap",
+        "kube",
+        "openssl-sys",
+        "ring",
+        "tracing-subscriber",
+        "redb",
+        "age",
+    ] {
+        let found = reachable(&edges, &names, "initrd-agent").contains(absent);
+        assert!(!found, "`{absent}` is reachable from the initramfs agent");
+    }
+}
+
+fn reachable(
+    edges: &BTreeMap<String, BTreeSet<String>>,
+    names: &BTreeMap<String, String>,
+    from: &str,
+) -> BTreeSet<String> {
+    let root = names.iter().find(|(_, name)| *name == from).unwrap().0;
+    let mut seen = BTreeSet::new();
+    let mut next = vec![root.clone()];
+    while let Some(id) = next.pop() {
+        if seen.insert(id.clone()) {
+            next.extend(edges[&id].iter().cloned());
+        }
+    }
+    seen.iter().map(|id| names[id].clone()).collect()
+}
+
+/// `cargo tree` resolves features for the agent alone, which is how it is built.
+#[test]
+fn the_agent_build_has_no_async_runtime() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "-p",
+            "initrd-agent",
+            "-e",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
+        .args(["--target", "x86_64-unknown-linux-musl", "--format", "{p}"])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let packages: BTreeSet<_> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(
+        packages.contains("rustls"),
+        "the tree is not the agent's: {tree}"
+    );
+    for absent in ["tokio", "tonic", "hyper", "tracing"] {
+        assert!(
+            !packages.contains(absent),
+            "`{absent}` is in the initramfs agent"
+        );
+    }
+}
