@@ -1,12 +1,13 @@
 //! Attestation keys: restricted signing keys that cannot leave their TPM.
 
 use crate::{
-    constants::{alg, attribute},
+    constants::{alg, attribute, curve},
+    credential::push_sized,
     public::{KeyError, Name, Public, PublicKey, Scheme},
     quote::{Quote, QuoteError},
     signature::Signature,
 };
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 
 /// Bits that must be set (design, section 7).
 const REQUIRED: u32 = attribute::FIXED_TPM
@@ -46,6 +47,27 @@ impl AttestationKey {
         Ok(Self(public))
     }
 
+    /// The `TPMT_PUBLIC` that `TPM2_CreatePrimary` makes an ECDSA P-256 attestation key from.
+    #[must_use]
+    pub fn template_ecc_p256() -> Vec<u8> {
+        let mut out = template(alg::ECC, alg::ECDSA);
+        out.extend_from_slice(&curve::P256.to_be_bytes());
+        out.extend_from_slice(&alg::NULL.to_be_bytes());
+        push_sized(&mut out, &[]);
+        push_sized(&mut out, &[]);
+        out
+    }
+
+    /// The same for an RSASSA attestation key of 2048 bits.
+    #[must_use]
+    pub fn template_rsa_2048() -> Vec<u8> {
+        let mut out = template(alg::RSA, alg::RSASSA);
+        out.extend_from_slice(&2048_u16.to_be_bytes());
+        out.extend_from_slice(&0_u32.to_be_bytes());
+        push_sized(&mut out, &[]);
+        out
+    }
+
     /// The key's name, which a credential is made for.
     #[must_use]
     pub const fn name(&self) -> &Name {
@@ -66,6 +88,20 @@ impl AttestationKey {
         signature.verify(&self.0, attestation)?;
         Quote::parse(attestation)
     }
+}
+
+/// What both templates start with: up to and including the scheme.
+fn template(kind: u16, scheme: u16) -> Vec<u8> {
+    let attributes = REQUIRED | attribute::USER_WITH_AUTH | attribute::NO_DA;
+    let mut out = Vec::new();
+    out.extend_from_slice(&kind.to_be_bytes());
+    out.extend_from_slice(&alg::SHA256.to_be_bytes());
+    out.extend_from_slice(&attributes.to_be_bytes());
+    push_sized(&mut out, &[]);
+    for word in [alg::NULL, scheme, alg::SHA256] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out
 }
 
 fn check_key(public: &Public) -> Result<(), KeyError> {

@@ -107,6 +107,13 @@ impl<'a> Reader<'a> {
         self.take(field, len)
     }
 
+    /// Everything that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        let rest = self.bytes.get(self.offset..).unwrap_or_default();
+        self.offset = self.bytes.len();
+        rest
+    }
+
     /// Ends the structure.
     ///
     /// # Errors

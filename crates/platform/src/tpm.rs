@@ -1,0 +1,255 @@
+//! The TPM of this machine, as an attester uses it.
+//!
+//! [`TpmAttester`] takes the endorsement key, makes an attestation key that lives as long as the
+//! process, answers credential challenges and quotes. It is the only user of the device and quotes
+//! nothing but the 32 bytes it is given with the PCRs of the SHA-256 bank. Responses come from
+//! hardware or from a host's vTPM, so they are parsed like any foreign bytes. Whether this TPM
+//! deserves trust is the verifier's question, never asked here.
+
+mod command;
+mod commands;
+mod event_log;
+mod transport;
+
+use commands::{Handle, Tpm};
+use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
+use std::{collections::BTreeMap, io, path::Path};
+use tpm::{EkKind, EndorsementKey, Malformed, PcrSet};
+use zeroize::Zeroizing;
+
+pub use event_log::{EVENT_LOG_PATH, read_event_log};
+pub use transport::{DEVICE_PATH, DeviceFile, Transport};
+
+/// NV index and persistent handle of an endorsement key (EK Credential Profile 2.5, section 2.2.1.4;
+/// TCG Registry of Reserved TPM 2.0 Handles 1.1, section 2.3.1).
+const EK_ECC_P256: EkLocation = EkLocation {
+    kind: EkKind::EccP256,
+    certificate: Handle(0x01c0_000a),
+    persistent: Handle(0x8101_0016),
+};
+const EK_RSA_2048: EkLocation = EkLocation {
+    kind: EkKind::Rsa2048,
+    certificate: Handle(0x01c0_0002),
+    persistent: Handle(0x8101_0001),
+};
+
+/// Why the TPM did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TpmError {
+    /// The device does not open.
+    #[error("cannot open TPM device `{path}`")]
+    Open {
+        /// The device.
+        path: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Exchanging a command with the device failed, a time-out included.
+    #[error("{command} could not be exchanged with the TPM")]
+    Exchange {
+        /// The command.
+        command: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The TPM answered with an error.
+    #[error("{command} failed with response code {code:#x}")]
+    Refused {
+        /// The command.
+        command: &'static str,
+        /// `TPM_RC`.
+        code: u32,
+    },
+    /// The response is not what the command returns.
+    #[error("{command} returned a malformed response")]
+    Response {
+        /// The command.
+        command: &'static str,
+        /// The field.
+        #[source]
+        source: Malformed,
+    },
+    /// The PCRs asked for are none, or not all below 24.
+    #[error("PCR selection {0:?} is not a set of indices below 24")]
+    Selection(Vec<u32>),
+}
+
+#[derive(Clone, Copy)]
+struct EkLocation {
+    kind: EkKind,
+    certificate: Handle,
+    persistent: Handle,
+}
+
+/// The attesting TPM: endorsement key, an attestation key made for this process, event log.
+#[derive(Debug)]
+pub struct TpmAttester {
+    tpm: Tpm,
+    ek: Handle,
+    ak: Handle,
+    identity: TpmIdentity,
+    event_log: Vec<u8>,
+}
+
+impl TpmAttester {
+    /// Opens the kernel's resource-managed TPM and makes the attestation key.
+    ///
+    /// # Errors
+    /// If the device does not open or a command fails.
+    pub fn open(path: &Path) -> Result<Self, TpmError> {
+        let device = DeviceFile::open(path).map_err(|source| TpmError::Open {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Self::start(Box::new(device), read_event_log(Path::new(EVENT_LOG_PATH)))
+    }
+
+    /// The same over any transport, with a given event log.
+    ///
+    /// # Errors
+    /// If a command fails.
+    pub fn start(transport: Box<dyn Transport>, event_log: Vec<u8>) -> Result<Self, TpmError> {
+        let mut tpm = Tpm::new(transport);
+        let (location, ek_certificate) = find_certificate(&mut tpm)?;
+        let (ek, ek_public) = load_ek(&mut tpm, location)?;
+        let (ak, ak_public) = match tpm.create_primary(&ak_template(location.kind)) {
+            Ok(created) => created,
+            Err(error) => {
+                flush(&mut tpm, ek);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            tpm,
+            ek,
+            ak,
+            identity: TpmIdentity {
+                ek_certificate,
+                ek_public,
+                ak_public,
+            },
+            event_log,
+        })
+    }
+
+    /// What this attester claims to be. The certificate is empty where the TPM stores none.
+    #[must_use]
+    pub const fn identity(&self) -> &TpmIdentity {
+        &self.identity
+    }
+
+    /// Recovers the secret of a credential that was made for this TPM and this attestation key.
+    ///
+    /// # Errors
+    /// If the credential is for another TPM or key, or a command fails.
+    pub fn activate(&mut self, challenge: &TpmChallenge) -> Result<Zeroizing<[u8; 32]>, TpmError> {
+        let session = self.tpm.start_policy_session()?;
+        let secret = self.tpm.policy_secret_endorsement(session).and_then(|()| {
+            let objects = [self.ak, self.ek, session];
+            self.tpm.activate_credential(objects, challenge)
+        });
+        self.tpm.flush_context(session)?;
+        secret
+    }
+
+    /// Quotes the SHA-256 PCRs `pcrs` over `qualifying_data`.
+    ///
+    /// # Errors
+    /// If `pcrs` is empty or names a PCR above 23, or a command fails.
+    pub fn quote(
+        &mut self,
+        qualifying_data: &[u8; 32],
+        pcrs: &[u32],
+    ) -> Result<TpmEvidence, TpmError> {
+        let set = pcr_set(pcrs)?;
+        let (attestation, signature) = self.tpm.quote(self.ak, qualifying_data, set)?;
+        Ok(TpmEvidence {
+            attestation,
+            signature,
+            pcrs: self.tpm.pcr_read(set)?,
+            event_log: self.event_log.clone(),
+        })
+    }
+
+    /// Extends a PCR of the SHA-256 bank.
+    ///
+    /// # Errors
+    /// If the command fails.
+    pub fn extend(&mut self, pcr: u32, digest: &[u8; 32]) -> Result<(), TpmError> {
+        pcr_set(&[pcr])?;
+        self.tpm.pcr_extend(pcr, digest)
+    }
+
+    /// Reads PCRs of the SHA-256 bank.
+    ///
+    /// # Errors
+    /// If `pcrs` is empty or names a PCR above 23, or a command fails.
+    pub fn read_pcrs(&mut self, pcrs: &[u32]) -> Result<BTreeMap<u32, [u8; 32]>, TpmError> {
+        self.tpm.pcr_read(pcr_set(pcrs)?)
+    }
+}
+
+impl Drop for TpmAttester {
+    /// Frees both slots. The resource manager would do it when the device closes; a TPM without
+    /// one has three slots in all.
+    fn drop(&mut self) {
+        flush(&mut self.tpm, self.ak);
+        flush(&mut self.tpm, self.ek);
+    }
+}
+
+fn pcr_set(pcrs: &[u32]) -> Result<PcrSet, TpmError> {
+    PcrSet::new(pcrs.iter().copied()).ok_or_else(|| TpmError::Selection(pcrs.to_vec()))
+}
+
+/// The endorsement key to use is the one that has a certificate, ECC before RSA because a TPM
+/// makes an ECC key in a fraction of the time. Without any it is RSA, which every TPM has.
+fn find_certificate(tpm: &mut Tpm) -> Result<(EkLocation, Vec<u8>), TpmError> {
+    for location in [EK_ECC_P256, EK_RSA_2048] {
+        if let Some(certificate) = tpm.nv_read(location.certificate)? {
+            return Ok((location, without_padding(certificate)));
+        }
+    }
+    Ok((EK_RSA_2048, Vec::new()))
+}
+
+/// Cuts what follows the certificate: vendors make the NV index larger than the certificate.
+fn without_padding(mut certificate: Vec<u8>) -> Vec<u8> {
+    // SEQUENCE with a two-byte length; every certificate is between 256 bytes and 64 KiB long.
+    if let [0x30, 0x82, high, low, ..] = *certificate.as_slice() {
+        certificate.truncate(4 + usize::from(u16::from_be_bytes([high, low])));
+    }
+    certificate
+}
+
+/// The persistent endorsement key if it was made from the template, else a new one from it, which
+/// is the same key: a primary key is derived from the TPM's seed and the template.
+fn load_ek(tpm: &mut Tpm, location: EkLocation) -> Result<(Handle, Vec<u8>), TpmError> {
+    if let Some(public) = tpm.read_public(location.persistent)? {
+        let parsed = EndorsementKey::parse(&public);
+        if parsed.is_ok_and(|key| key.kind() == location.kind) {
+            return Ok((location.persistent, public));
+        }
+    }
+    tpm.create_primary(&location.kind.template())
+}
+
+/// A restricted signing key of the endorsement key's family. It is a primary key because those
+/// need no storage key; the credential challenge ties it to the endorsement key.
+fn ak_template(kind: EkKind) -> Vec<u8> {
+    match kind {
+        EkKind::EccP256 => tpm::AttestationKey::template_ecc_p256(),
+        EkKind::Rsa2048 => tpm::AttestationKey::template_rsa_2048(),
+    }
+}
+
+/// Flushes a transient object; persistent ones stay. A failure only keeps a slot busy until the
+/// device closes.
+fn flush(tpm: &mut Tpm, handle: Handle) {
+    if handle.is_transient() {
+        drop(tpm.flush_context(handle));
+    }
+}
