@@ -1,1 +1,39 @@
-//! The admission state machine: node records, claims, generations, tickets.
+//! The admission core: who gets which disk key, on all four paths, as pure state machines.
+//!
+//! Two sides, neither with a socket, a clock or randomness of its own. The *admitting* side
+//! ([`decide`], [`operate`]) looks at a [`Snapshot`] of a store and says what to read, what to write
+//! and, only once the store holds every claim, what to release. The *node* side ([`Node`]) takes
+//! events and says what to do next. docs/protocol.md, "Admission", has the diagrams, the message
+//! tables and the crash table; the names there are the names here.
+//!
+//! Invariants, each checked by name after every event of the simulator in `tests/`:
+//! - a release follows only from an appraised [`Peer`], durable claims and a durable audit line, in
+//!   this order ([`Plan`] -> [`Persisted`] -> [`Grant`]);
+//! - one node name and one attester have at most one live disk, and one disk has at most one boot
+//!   that may still commit;
+//! - a tombstoned disk id is never released again, a recorded generation never decreases;
+//! - a power cut after any step heals without an operator.
+//!
+//! Trusted: the store does what it acknowledged. Not trusted: the node, beyond what was appraised;
+//! its disk, at all.
+#![no_std]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+extern crate alloc;
+
+mod plan;
+mod record;
+mod refusal;
+mod request;
+mod server;
+mod store;
+
+pub use plan::{Grant, Persisted, Plan, Release};
+pub use record::{AttesterId, BootId, NodeRecord, RecordState, Timestamp, TombstoneCause};
+pub use refusal::{Refusal, RefusalClass};
+pub use request::{Adoption, Context, OperatorAction, Peer, Request};
+pub use server::{Step, decide, operate};
+pub use store::{Claim, ControlPlaneEntry, InitEntry, Key, Snapshot, Value, Write, WriteOutcome};

@@ -1,0 +1,79 @@
+use super::{Desk, Step, ready_when_written};
+use crate::{
+    NodeRecord, Refusal,
+    store::{Halt, Key, Writes},
+};
+use identity::{DiskId, KeyVersion};
+
+impl Desk<'_> {
+    /// `IssueRejoinTicket`: name and disk were claimed by the join; the boot is claimed now.
+    pub(super) fn rejoin(&self, disk: DiskId, key_version: KeyVersion) -> Result<Step, Halt> {
+        self.snapshot.need(&[
+            Key::Boot(self.peer.boot),
+            Key::Disk(disk),
+            Key::Attester(self.peer.attester),
+            Key::Record(disk),
+        ])?;
+        let record = self.live_record(disk)?;
+        self.role_in_image(record.role)?;
+        if record.key_version != key_version {
+            return Err(Refusal::KeyVersion {
+                disk,
+                expected: record.key_version,
+                got: key_version,
+            }
+            .into());
+        }
+        if record.committed == Some(self.peer.boot) {
+            return Err(Refusal::BootSpent { disk }.into());
+        }
+        let mut writes = Writes::default();
+        self.claim_boot(disk, &mut writes)?;
+        self.lease_ended(record)?;
+        if record.boot != self.peer.boot {
+            writes.record(Some(record), self.seen(record));
+        }
+        Ok(ready_when_written(writes, || {
+            self.release(record, "IssueRejoinTicket")
+        }))
+    }
+
+    /// The record of a disk that this machine may unlock: neither dead nor replaced, and with all
+    /// of its claims.
+    pub(super) fn live_record(&self, disk: DiskId) -> Result<&NodeRecord, Halt> {
+        let record = self.snapshot.record(disk)?;
+        let record = record.ok_or(Refusal::UnknownDisk { disk })?;
+        if record.is_tombstone() {
+            return Err(Refusal::Tombstoned { disk }.into());
+        }
+        if record.attester != self.peer.attester {
+            return Err(Refusal::AttesterMismatch {
+                disk,
+                expected: record.attester,
+                got: self.peer.attester,
+            }
+            .into());
+        }
+        let named = self.snapshot.claim(Key::Name(record.node.clone()))?;
+        let claimed = self.snapshot.claim(Key::Disk(disk))?;
+        let indexed = self.snapshot.attester(record.attester)?;
+        for held in [named.map(|c| c.disk), claimed.map(|c| c.disk), indexed] {
+            match held {
+                Some(held) if held == disk => {}
+                Some(current) => return Err(Refusal::NotCurrent { disk, current }.into()),
+                None => return Err(Refusal::UnknownDisk { disk }.into()),
+            }
+        }
+        Ok(record)
+    }
+
+    fn lease_ended(&self, record: &NodeRecord) -> Result<(), Refusal> {
+        match self.context.live_until {
+            Some(until) if until > self.context.now => Err(Refusal::LeaseLive {
+                node: record.node.clone(),
+                until,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
