@@ -1,18 +1,27 @@
 //! Build tasks: protobuf generation, demo images, set-up.
 
+mod apt;
+mod image;
 mod protos;
+mod tool;
 
 use clap::Parser;
 
 #[derive(Parser)]
 #[command(about, version)]
 enum Task {
+    /// Put a UKI into a boot partition image
+    Esp(image::EspArgs),
+    /// Build UKI, root file system and boot partition from Debian packages
+    Image(image::Args),
     /// Generate the Rust code of the protobuf files
     Protos(protos::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Esp(args) => image::run_esp(&args),
+        Task::Image(args) => image::run(&args),
         Task::Protos(args) => protos::run(&args),
     }
 }

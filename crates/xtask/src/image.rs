@@ -1,0 +1,339 @@
+//! `xtask image`: everything that a node boots from, out of Debian packages and our own agent.
+//!
+//! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
+//! `root.img` (erofs and its hash tree), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
+//! for a boot without firmware) and `image.json`, which says what went in.
+
+mod cpio;
+mod esp;
+mod initrd;
+mod root;
+
+use crate::{
+    apt::{Apt, Deb},
+    tool::Tool,
+};
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use measure::{cmdline::Cmdline, pcr::sha256, uki};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// Arguments of `xtask image`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Which image to build
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// A static program to use as `/init` instead of building the profile's own
+    #[arg(long)]
+    init: Option<PathBuf>,
+    /// Where the outputs go [default: target/image/<PROFILE>]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Resolve and fetch the Debian packages again
+    #[arg(long)]
+    refresh: bool,
+    /// Build twice and fail unless all bytes are equal
+    #[arg(long)]
+    check_reproducible: bool,
+}
+
+/// Arguments of `xtask esp`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct EspArgs {
+    /// The UKI to put at `EFI/BOOT/BOOTX64.EFI`
+    uki: PathBuf,
+    /// The image to write
+    out: PathBuf,
+}
+
+/// Images with different measurements for different purposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// What runs in production
+    Release,
+    /// The same with a root that runs a script from the disk `constellation-test`
+    Test,
+    /// An init that prints PCRs and times, and powers off: the floor to compare with
+    Probe,
+}
+
+/// Builds one image.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let target = PathBuf::from("target/image");
+    let name = args.profile.name();
+    let out = args.out.clone().unwrap_or_else(|| target.join(name));
+    let packages = Packages::obtain(&target, args.refresh)?;
+    let init = match &args.init {
+        Some(init) => init.clone(),
+        None => args.profile.build_init(Path::new("target"))?,
+    };
+    let image = Image {
+        profile: args.profile,
+        packages: &packages,
+        init: &init,
+    };
+    image.build(&out)?;
+    println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
+    if args.check_reproducible {
+        let again = target.join(format!("{name}.again"));
+        image.build(&again)?;
+        compare(&out, &again)?;
+        fs::remove_dir_all(&again)?;
+        eprintln!("image: two builds are equal");
+    }
+    Ok(())
+}
+
+/// Puts a UKI into a boot partition.
+pub(crate) fn run_esp(args: &EspArgs) -> anyhow::Result<()> {
+    esp::build(&args.uki, &args.out)
+}
+
+impl Profile {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Test => "test",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// Builds the program that becomes `/init`: alone, so that nothing else's features get in.
+    fn build_init(self, target: &Path) -> anyhow::Result<PathBuf> {
+        let package = match self {
+            Self::Release | Self::Test => "initrd-agent",
+            Self::Probe => "probe-init",
+        };
+        Tool::new("cargo", "rustup")
+            .args([
+                "build",
+                "--profile",
+                "agent",
+                "--target",
+                MUSL,
+                "-p",
+                package,
+            ])
+            .arg("--target-dir")
+            .arg(target)
+            .run()?;
+        Ok(target.join(MUSL).join("agent").join(package))
+    }
+
+    fn root_init(self) -> String {
+        let (start, end) = (
+            include_str!("../../../os-image/root-init.sh"),
+            include_str!("../../../os-image/root-init-end.sh"),
+        );
+        match self {
+            Self::Release | Self::Probe => format!("{start}{end}"),
+            Self::Test => {
+                let script = include_str!("../../../os-image/root-init-test.sh");
+                format!("{start}{script}{end}")
+            }
+        }
+    }
+}
+
+/// The Debian packages that an image is made of, fetched and unpacked.
+#[derive(Debug)]
+struct Packages {
+    debs: Vec<Deb>,
+    kernel_release: String,
+    unpacked: PathBuf,
+}
+
+impl Packages {
+    fn obtain(target: &Path, refresh: bool) -> anyhow::Result<Self> {
+        let unpacked = fs::canonicalize(prepared(target)?)?.join("packages");
+        let state = unpacked.join("resolved");
+        if !refresh && let Ok(text) = fs::read_to_string(&state) {
+            return Self::parse(&text, unpacked);
+        }
+        if unpacked.exists() {
+            fs::remove_dir_all(&unpacked)?;
+        }
+        let apt = Apt::prepare(&fs::canonicalize(target)?.join("apt"))?;
+        let kernel = apt.depends(&apt.newest("linux-image-cloud-amd64"))?;
+        let kernel = kernel
+            .into_iter()
+            .find(|name| name.starts_with("linux-image-"));
+        let kernel = kernel.context("the kernel's meta package depends on no kernel")?;
+        let mut specs = vec![kernel, apt.newest("systemd-boot-efi")];
+        specs.extend(root::PACKAGES.iter().map(|name| apt.name(name)));
+        let debs = apt.download(&specs, &unpacked.join("debs"))?;
+        for deb in &debs {
+            let dir = unpacked.join(&deb.name);
+            Tool::new("dpkg", "dpkg")
+                .arg("-x")
+                .args([&deb.path, &dir])
+                .output()?;
+        }
+        let lines = debs
+            .iter()
+            .map(|deb| format!("{} {}\n", deb.name, deb.path.display()));
+        let text: String = lines.collect();
+        fs::write(&state, &text)?;
+        Self::parse(&text, unpacked)
+    }
+
+    fn parse(resolved: &str, unpacked: PathBuf) -> anyhow::Result<Self> {
+        let pairs = resolved.lines().filter_map(|line| line.split_once(' '));
+        let debs: Vec<Deb> = pairs
+            .map(|(name, path)| Deb {
+                name: name.to_owned(),
+                path: path.into(),
+            })
+            .collect();
+        let kernel = debs
+            .iter()
+            .find_map(|deb| deb.name.strip_prefix("linux-image-"));
+        let kernel_release = kernel.context("no kernel was fetched")?.to_owned();
+        Ok(Self {
+            debs,
+            kernel_release,
+            unpacked,
+        })
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.unpacked
+            .join(format!("linux-image-{}", self.kernel_release))
+    }
+}
+
+/// One image to build.
+struct Image<'a> {
+    profile: Profile,
+    packages: &'a Packages,
+    init: &'a Path,
+}
+
+impl Image<'_> {
+    fn build(&self, out: &Path) -> anyhow::Result<()> {
+        fs::create_dir_all(out)?;
+        let verity = self.build_root(out)?;
+        let release = &self.packages.kernel_release;
+        let kernel_dir = self.packages.kernel();
+        let initrd = initrd::build(self.init, &kernel_dir, release)?;
+        let kernel = fs::read(kernel_dir.join(format!("boot/vmlinuz-{release}")))?;
+        let cmdline = format!(
+            "console=ttyS0 quiet panic=-1 constellation.evidence=tpm constellation.root={}",
+            verity.parameter()
+        );
+        let stub = self.packages.unpacked.join("systemd-boot-efi");
+        let stub = fs::read(stub.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub"))?;
+        let os_release = os_release(self.profile);
+        let cmdline = Cmdline::parse(cmdline.as_bytes())?;
+        let parts = uki::Parts {
+            stub: &stub,
+            os_release: os_release.as_bytes(),
+            kernel_release: release,
+            cmdline: &cmdline,
+            initrd: &initrd,
+            kernel: &kernel,
+        };
+        let uki = uki::build(&parts)?;
+        for (name, bytes) in [
+            ("uki.efi", uki.as_slice()),
+            ("vmlinuz", &kernel),
+            ("initrd.cpio", &initrd),
+            ("cmdline", cmdline.as_str().as_bytes()),
+        ] {
+            fs::write(out.join(name), bytes)?;
+        }
+        esp::build(&out.join("uki.efi"), &out.join("esp.img"))?;
+        self.write_manifest(out, &verity)
+    }
+
+    fn build_root(&self, out: &Path) -> anyhow::Result<root::Verity> {
+        let tree = out.join("root");
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        let debs = self.packages.debs.iter();
+        let packages: Vec<_> = debs
+            .map(|deb| self.packages.unpacked.join(&deb.name))
+            .collect();
+        root::tree(&packages, &self.profile.root_init(), &tree)?;
+        let verity = root::image(&tree, &out.join("root.img"))?;
+        fs::remove_dir_all(&tree)?;
+        Ok(verity)
+    }
+
+    fn write_manifest(&self, out: &Path, verity: &root::Verity) -> anyhow::Result<()> {
+        let mut packages = serde_json::Map::new();
+        for deb in &self.packages.debs {
+            let file = deb
+                .path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let digest = hex::encode(sha256(&fs::read(&deb.path)?));
+            packages.insert(
+                deb.name.clone(),
+                serde_json::json!({ "file": file, "sha256": digest }),
+            );
+        }
+        let mut files = serde_json::Map::new();
+        for name in OUTPUTS {
+            let bytes = fs::read(out.join(name))?;
+            let entry =
+                serde_json::json!({ "bytes": bytes.len(), "sha256": hex::encode(sha256(&bytes)) });
+            files.insert(name.to_owned(), entry);
+        }
+        let manifest = serde_json::json!({
+            "profile": self.profile.name(),
+            "kernel_release": self.packages.kernel_release,
+            "cmdline": fs::read_to_string(out.join("cmdline"))?,
+            "root": {
+                "data_blocks": verity.data_blocks,
+                "salt": root::SALT,
+                "root_hash": verity.root_hash,
+            },
+            "init_bytes": fs::metadata(self.init)?.len(),
+            "files": files,
+            "packages": packages,
+        });
+        fs::write(out.join("image.json"), format!("{manifest:#}\n"))?;
+        Ok(())
+    }
+}
+
+const OUTPUTS: [&str; 6] = [
+    "uki.efi",
+    "esp.img",
+    "root.img",
+    "vmlinuz",
+    "initrd.cpio",
+    "cmdline",
+];
+
+fn os_release(profile: Profile) -> String {
+    let (version, variant) = (env!("CARGO_PKG_VERSION"), profile.name());
+    format!(
+        "ID=constellation\nNAME=Constellation\nVERSION_ID={version}\nVARIANT_ID={variant}\n\
+         PRETTY_NAME=\"Constellation {version} ({variant})\"\n"
+    )
+}
+
+fn prepared(dir: &Path) -> anyhow::Result<&Path> {
+    fs::create_dir_all(dir)?;
+    Ok(dir)
+}
+
+fn compare(left: &Path, right: &Path) -> anyhow::Result<()> {
+    for name in OUTPUTS {
+        if fs::read(left.join(name))? != fs::read(right.join(name))? {
+            bail!("`{name}` differs between two builds");
+        }
+    }
+    Ok(())
+}
