@@ -1,1 +1,40 @@
 //! Appraisal of evidence against policy and reference values.
+//!
+//! Pure: evidence, policy and reference values come in, [`Appraised`] or an [`AppraisalError`]
+//! comes out. Each step leaves a type behind that only this crate makes:
+//!
+//! 1. [`Appraiser::authenticate_ek`]: the endorsement key is one that the policy trusts, and the
+//!    attestation key has the attributes of one: [`AuthenticatedEk`];
+//! 2. [`AuthenticatedEk::challenge`]: a secret that only the TPM of that endorsement key can
+//!    recover, and only if it holds that attestation key: [`ChallengedAk`];
+//! 3. [`Appraiser::appraise`]: the secret came back, the quote is signed, bound to this channel and
+//!    over exactly the policy's PCRs, PCR 15 is zero, and one image's reference values fit.
+//!
+//! A relying party takes `&Appraised`; there is no flag, no other constructor and no switch that
+//! skips a step. The crate trusts the policy, the reference values (their owner's signature is the
+//! caller's to check, in crate `owner`) and its caller for a fresh secret and the true binding.
+#![no_std]
+
+extern crate alloc;
+
+mod appraised;
+mod appraiser;
+mod certificate;
+pub mod document;
+mod ek;
+mod error;
+mod evidence_tpm;
+mod policy;
+mod reference_values;
+
+pub use appraised::{Appraised, AttesterIdentity, Claims, MalformedIdentity};
+pub use appraiser::Appraiser;
+pub use certificate::CertificateError;
+pub use ek::{AuthenticatedEk, ChallengedAk, CredentialSecret};
+pub use error::{AppraisalError, ErrorClass, FailedCheck, LoadError, PcrMismatch};
+pub use policy::{Policy, REQUIRED_PCRS};
+pub use reference_values::{Image, ReferenceValues};
+
+/// PCR 15, the latch: extended before any code of the real root runs, so zero means that no key
+/// was released in this boot yet (design, section 3).
+pub const LATCH_PCR: u32 = 15;

@@ -1,0 +1,104 @@
+//! The endorsement key: trusted by the policy, then challenged.
+
+use crate::{
+    appraised::AttesterIdentity, certificate::Certificate, error::AppraisalError, policy::Policy,
+};
+use evidence::{TpmChallenge, TpmIdentity};
+use tpm::{AttestationKey, EndorsementKey, make_credential};
+
+secret::secret! {
+    /// What a credential carries: random, one for each session, known to verifier and TPM only.
+    pub struct CredentialSecret(32);
+}
+
+/// An endorsement key that the policy trusts, beside an attestation key that only claims to live
+/// in the same TPM.
+#[must_use]
+#[derive(Debug)]
+pub struct AuthenticatedEk {
+    ek: EndorsementKey,
+    ak: AttestationKey,
+    identity: AttesterIdentity,
+}
+
+impl AuthenticatedEk {
+    /// Checks both public areas, then that the endorsement key is listed or certified.
+    pub(crate) fn authenticate(
+        claimed: &TpmIdentity,
+        policy: &Policy,
+    ) -> Result<Self, AppraisalError> {
+        let ek =
+            EndorsementKey::parse(&claimed.ek_public).map_err(AppraisalError::EndorsementKey)?;
+        let ak =
+            AttestationKey::parse(&claimed.ak_public).map_err(AppraisalError::AttestationKey)?;
+        let identity = AttesterIdentity::of_ek(ek.name());
+        if !policy.ek_hashes.contains(&identity) {
+            if policy.authorities.is_empty() {
+                return Err(AppraisalError::UnknownEndorsementKey { got: identity });
+            }
+            Certificate::parse(&claimed.ek_certificate)
+                .and_then(|certificate| {
+                    certificate.authenticate_ek(
+                        ek.key(),
+                        &policy.authorities,
+                        &policy.intermediates,
+                    )
+                })
+                .map_err(AppraisalError::Certificate)?;
+        }
+        Ok(Self { ek, ak, identity })
+    }
+
+    /// The TPM that is claimed. Nothing on this connection has proven to be that TPM yet.
+    #[must_use]
+    pub const fn claimed_identity(&self) -> &AttesterIdentity {
+        &self.identity
+    }
+
+    /// Makes the challenge that only this TPM, holding this attestation key, can answer. `secret`
+    /// must be random and used for nothing else.
+    ///
+    /// # Errors
+    /// If the endorsement key is no usable key.
+    pub fn challenge(
+        self,
+        secret: CredentialSecret,
+    ) -> Result<(ChallengedAk, TpmChallenge), AppraisalError> {
+        let credential = make_credential(&self.ek, self.ak.name(), secret.expose_secret())
+            .map_err(AppraisalError::Credential)?;
+        let challenge = TpmChallenge {
+            credential_blob: credential.blob,
+            encrypted_secret: credential.encrypted_secret,
+        };
+        let challenged = ChallengedAk {
+            ak: self.ak,
+            identity: self.identity,
+            secret,
+        };
+        Ok((challenged, challenge))
+    }
+}
+
+/// An attestation key whose proof is outstanding. One session's: it is used up by the answer.
+#[must_use]
+#[derive(Debug)]
+pub struct ChallengedAk {
+    ak: AttestationKey,
+    identity: AttesterIdentity,
+    secret: CredentialSecret,
+}
+
+impl ChallengedAk {
+    /// Takes the answer: with the right secret the attestation key is the identity's own.
+    pub(crate) fn activate(
+        self,
+        activated: &[u8],
+    ) -> Result<(AttestationKey, AttesterIdentity), AppraisalError> {
+        let proven = CredentialSecret::from_slice(activated)
+            .is_some_and(|activated| activated.ct_eq(&self.secret));
+        if proven {
+            return Ok((self.ak, self.identity));
+        }
+        Err(AppraisalError::Activation)
+    }
+}

@@ -1,0 +1,287 @@
+//! Why something was refused: which check, what was expected, what came.
+
+use crate::{
+    LATCH_PCR, appraised::AttesterIdentity, certificate::CertificateError, document::PcrValue,
+};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use tpm::{CredentialError, KeyError, QuoteError};
+
+/// Who is to blame; retry logic and what a peer is told depend on nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Our own fault.
+    Internal,
+    /// The peer sent what no honest peer sends.
+    Malformed,
+    /// The peer is well-formed and not acceptable.
+    Refused,
+}
+
+/// A policy or reference values that do not load. The ones loaded before stay in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A certificate in the policy is unusable.
+    #[error("{field} {index}: unusable certificate")]
+    Certificate {
+        /// The field of the policy.
+        field: &'static str,
+        /// Position in the list, from 0.
+        index: usize,
+        /// The cause.
+        #[source]
+        source: CertificateError,
+    },
+    /// The document is not JSON of its format.
+    #[error("{document}: not valid JSON of this format")]
+    Json {
+        /// `policy` or `reference values`.
+        document: &'static str,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A rule about the content is broken.
+    #[error("{field}: expected {expected}, got {got}")]
+    Rule {
+        /// The field.
+        field: String,
+        /// What the rule wants.
+        expected: String,
+        /// What it says.
+        got: String,
+    },
+}
+
+pub(crate) fn rule(
+    field: impl Into<String>,
+    expected: impl Into<String>,
+    got: impl Into<String>,
+) -> LoadError {
+    LoadError::Rule {
+        field: field.into(),
+        expected: expected.into(),
+        got: got.into(),
+    }
+}
+
+/// One PCR that has none of its allowed values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PcrMismatch {
+    /// The PCR.
+    pub pcr: u32,
+    /// Values of the image's reference values.
+    pub expected: Vec<PcrValue>,
+    /// The quoted value.
+    pub got: PcrValue,
+}
+
+/// Why an attester was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppraisalError {
+    /// The credential did not come back: the attestation key is not beside the endorsement key.
+    #[error(
+        "activated credential secret differs: the attestation key is not in the TPM of the endorsement key"
+    )]
+    Activation,
+    /// The attestation key is not one.
+    #[error("attestation key refused")]
+    AttestationKey(#[source] KeyError),
+    /// The quote was made for another channel.
+    #[error("quote qualifying data: expected {expected}, got {got}")]
+    Binding {
+        /// `SHA-256(binding)` of this channel, hex.
+        expected: String,
+        /// `extraData`, hex.
+        got: String,
+    },
+    /// The endorsement key's certificate is not acceptable.
+    #[error("endorsement key certificate refused")]
+    Certificate(#[source] CertificateError),
+    /// The credential could not be made.
+    #[error("no credential could be made for the attestation key")]
+    Credential(#[source] CredentialError),
+    /// The endorsement key is not of a TCG template.
+    #[error("endorsement key refused")]
+    EndorsementKey(#[source] KeyError),
+    /// A key was released in this boot already, or the image extends the latch itself.
+    #[error("PCR {LATCH_PCR}: expected zero (no key released in this boot), got {got}")]
+    Latched {
+        /// PCR 15.
+        got: PcrValue,
+    },
+    /// No image's reference values fit. Carries the image that is nearest.
+    #[error("no image fits; nearest is `{image}` with {} PCRs differing", pcrs.len())]
+    PcrMismatch {
+        /// The image with the fewest differing PCRs.
+        image: String,
+        /// Every differing PCR.
+        pcrs: Vec<PcrMismatch>,
+        /// What the attester's event log, an untrusted text, says about them; for people.
+        explanation: Vec<String>,
+    },
+    /// The PCR values beside the quote are not the quoted ones.
+    #[error("quoted PCR digest: expected {expected} (of the sent PCR values), got {got}")]
+    PcrDigest {
+        /// Digest of the PCR values that were sent, hex.
+        expected: String,
+        /// `pcrDigest`, hex.
+        got: String,
+    },
+    /// The PCR values beside the quote are not of the policy's PCRs.
+    #[error("sent PCR values: expected PCRs {expected}, got {got}")]
+    PcrValues {
+        /// The policy's PCRs.
+        expected: String,
+        /// Indices that were sent.
+        got: String,
+    },
+    /// The quote does not verify or is no quote.
+    #[error("quote refused")]
+    Quote(#[source] QuoteError),
+    /// The quote is over other PCRs or another bank.
+    #[error("quoted PCR selection: expected {expected}, got {got}")]
+    Selection {
+        /// The policy's selection.
+        expected: String,
+        /// The quote's selection.
+        got: String,
+    },
+    /// The endorsement key is not listed and no authority is configured.
+    #[error("endorsement key {got} is not in the policy's list")]
+    UnknownEndorsementKey {
+        /// The attester.
+        got: AttesterIdentity,
+    },
+}
+
+/// A failed check as a peer that proved itself, or an operator, is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedCheck {
+    /// What was checked.
+    pub check: String,
+    /// What would have passed.
+    pub expected: String,
+    /// What came.
+    pub got: String,
+}
+
+impl AppraisalError {
+    /// Who is to blame.
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::AttestationKey(KeyError::Malformed(_))
+            | Self::Certificate(CertificateError::Malformed(_))
+            | Self::EndorsementKey(KeyError::Malformed(_))
+            | Self::PcrValues { .. }
+            | Self::Quote(QuoteError::Malformed(_)) => ErrorClass::Malformed,
+            Self::Credential(CredentialError::Internal | CredentialError::SecretLength { .. }) => {
+                ErrorClass::Internal
+            }
+            _ => ErrorClass::Refused,
+        }
+    }
+
+    /// The failed checks, each with expected and got: for a PCR mismatch one for each PCR.
+    #[must_use]
+    pub fn checks(&self) -> Vec<FailedCheck> {
+        let check = |check: &str, expected: String, got: String| FailedCheck {
+            check: check.to_string(),
+            expected,
+            got,
+        };
+        let one = match self {
+            Self::PcrMismatch { image, pcrs, .. } => {
+                return pcrs.iter().map(|pcr| pcr.failed_check(image)).collect();
+            }
+            Self::Activation => check("credential activation", text("the secret"), text("another")),
+            Self::AttestationKey(error) => key_check("attestation key", error),
+            Self::EndorsementKey(error) => key_check("endorsement key", error),
+            Self::Certificate(error) => check(
+                "endorsement key certificate",
+                text("a chain to the policy's authorities"),
+                error.to_string(),
+            ),
+            Self::Credential(error) => check(
+                "credential",
+                text("a usable endorsement key"),
+                error.to_string(),
+            ),
+            Self::Latched { got } => check("PCR 15", PcrValue::ZERO.to_string(), got.to_string()),
+            Self::Quote(error) => check(
+                "quote",
+                text("a quote signed by the attestation key"),
+                error.to_string(),
+            ),
+            Self::UnknownEndorsementKey { got } => check(
+                "endorsement key",
+                text("one of the policy's list"),
+                got.to_string(),
+            ),
+            Self::Binding { expected, got } => {
+                check("quote qualifying data", expected.clone(), got.clone())
+            }
+            Self::PcrDigest { expected, got } => {
+                check("quoted PCR digest", expected.clone(), got.clone())
+            }
+            Self::PcrValues { expected, got } => {
+                check("sent PCR values", expected.clone(), got.clone())
+            }
+            Self::Selection { expected, got } => {
+                check("quoted PCR selection", expected.clone(), got.clone())
+            }
+        };
+        vec![one]
+    }
+
+    /// What the attester's event log says about a PCR mismatch; untrusted text for the operator.
+    #[must_use]
+    pub fn explanation(&self) -> &[String] {
+        match self {
+            Self::PcrMismatch { explanation, .. } => explanation,
+            _ => &[],
+        }
+    }
+}
+
+impl PcrMismatch {
+    fn failed_check(&self, image: &str) -> FailedCheck {
+        let expected: Vec<String> = self.expected.iter().map(ToString::to_string).collect();
+        FailedCheck {
+            check: format!("PCR {} of image `{image}`", self.pcr),
+            expected: expected.join(" or "),
+            got: self.got.to_string(),
+        }
+    }
+}
+
+fn key_check(key: &str, error: &KeyError) -> FailedCheck {
+    match error {
+        KeyError::Refused {
+            property,
+            expected,
+            got,
+            ..
+        } => FailedCheck {
+            check: format!("{key} {property}"),
+            expected: expected.clone(),
+            got: got.clone(),
+        },
+        malformed => FailedCheck {
+            check: text(key),
+            expected: text("a TPMT_PUBLIC"),
+            got: malformed.to_string(),
+        },
+    }
+}
+
+fn text(text: &str) -> String {
+    text.to_string()
+}
