@@ -8,7 +8,7 @@
 //!
 //! Invariants, each checked by name after every event of the simulator in `tests/`:
 //! - a release follows only from an appraised [`Peer`], durable claims and a durable audit line, in
-//!   this order ([`Plan`] -> [`Persisted`] -> [`Grant`]);
+//!   this order ([`Plan`] -> [`Persisted`] -> [`Ticket`] -> [`Release`]);
 //! - one node name and one attester have at most one live disk, and one disk has at most one boot
 //!   that may still commit;
 //! - a tombstoned disk id is never released again, a recorded generation never decreases;
@@ -31,8 +31,8 @@ mod request;
 mod server;
 mod store;
 
-pub use plan::{Grant, Persisted, Plan, Release};
-pub use record::{AttesterId, BootId, NodeRecord, RecordState, Timestamp, TombstoneCause};
+pub use plan::{ForeignAppraisal, Grant, Persisted, Plan, Release, Ticket};
+pub use record::{BootId, NodeRecord, RecordState, Timestamp, TombstoneCause};
 pub use refusal::{Refusal, RefusalClass};
 pub use request::{Adoption, Context, OperatorAction, Peer, Request};
 pub use server::{Step, decide, operate};

@@ -1,3 +1,5 @@
+use alloc::string::String;
+use appraisal::{Appraised, AttesterIdentity};
 use audit::RecordEvent;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
 
@@ -32,11 +34,25 @@ pub enum Grant {
         disk: DiskId,
     },
     /// A ticket with a disk key.
-    Release(Release),
+    Ticket(Ticket),
 }
 
+/// A ticket whose claims and audit line are durable.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Ticket {
+    pub(crate) release: Release,
+    pub(crate) attester: AttesterIdentity,
+    pub(crate) image: String,
+}
+
+/// The appraisal is another peer's than the one the ticket was decided for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("ticket: the appraisal belongs to another peer")]
+pub struct ForeignAppraisal;
+
 /// Permission to release the data key of one disk to the peer of this request. Consumed by the one
-/// place that fetches and seals the key.
+/// place that fetches and seals the key. Only [`Ticket::release`] gives one away.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Release {
@@ -69,6 +85,25 @@ impl Persisted {
     /// The caller states that the event's audit line is durable.
     pub fn audited(self) -> Grant {
         self.0.grant
+    }
+}
+
+impl Ticket {
+    /// The permission, against the proof that the peer was appraised.
+    ///
+    /// # Errors
+    /// [`ForeignAppraisal`] when it is not the appraisal that the request's facts came from.
+    pub fn release(self, appraised: &Appraised) -> Result<Release, ForeignAppraisal> {
+        if *appraised.identity() == self.attester && appraised.image() == self.image {
+            Ok(self.release)
+        } else {
+            Err(ForeignAppraisal)
+        }
+    }
+
+    /// What would be released.
+    pub const fn about(&self) -> &Release {
+        &self.release
     }
 }
 

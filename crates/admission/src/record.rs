@@ -1,5 +1,7 @@
 use alloc::string::String;
-use core::{fmt, str::FromStr};
+use appraisal::AttesterIdentity;
+use aws_lc_rs::digest::{SHA256, digest};
+use core::fmt;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,7 @@ pub struct NodeRecord {
     /// The node's role, fixed by the join.
     pub role: Role,
     /// The machine that may unlock the disk.
-    pub attester: AttesterId,
+    pub attester: AttesterIdentity,
     /// The image that the last ticket was issued to.
     pub image: String,
     /// The version of the key-encryption key that the disk's data key is derived from.
@@ -64,64 +66,34 @@ impl NodeRecord {
     }
 }
 
-macro_rules! digest_id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
-        pub struct $name(#[serde(with = "hex::serde")] [u8; 32]);
-
-        impl $name {
-            /// Wraps the 32 bytes.
-            #[must_use]
-            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-                Self(bytes)
-            }
-
-            /// The 32 bytes.
-            #[must_use]
-            pub const fn as_bytes(&self) -> &[u8; 32] {
-                &self.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = hex::FromHexError;
-
-            fn from_str(text: &str) -> Result<Self, hex::FromHexError> {
-                let mut bytes = [0; 32];
-                hex::decode_to_slice(text, &mut bytes)?;
-                Ok(Self(bytes))
-            }
-        }
-    };
-}
-
-digest_id! {
-    /// The attested identity of a machine. TPM: SHA-256 of the endorsement key's TPM name.
-    AttesterId
-}
-
-digest_id! {
-    /// One boot of one machine: SHA-256 of its sealing key, which is made anew at each boot.
-    BootId
-}
+/// One boot of one machine: SHA-256 of its sealing key, which is made anew at each boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(#[serde(with = "hex::serde")] [u8; 32]);
 
 impl BootId {
     /// No boot: records and claims that an operator made.
     pub const OPERATOR: Self = Self([0; 32]);
+
+    /// The boot that this sealing key belongs to.
+    #[must_use]
+    pub fn of_sealing_key(key: &[u8; 32]) -> Self {
+        let mut id = [0; 32];
+        id.copy_from_slice(digest(&SHA256, key).as_ref());
+        Self(id)
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BootId({self})")
+    }
 }
 
 /// Seconds since 1970 by the admitting side's clock. Shown to operators and compared with a lease;

@@ -1,5 +1,6 @@
-use crate::{AttesterId, Peer, Request, Timestamp};
+use crate::{Peer, Request, Timestamp};
 use alloc::string::String;
+use appraisal::AttesterIdentity;
 use audit::{Action, Check, Outcome, RecordEvent, Text};
 use evidence::AdmissionPath;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
@@ -22,9 +23,9 @@ pub enum Refusal {
         /// The disk.
         disk: DiskId,
         /// The recorded machine.
-        expected: AttesterId,
+        expected: AttesterIdentity,
         /// The machine that asks.
-        got: AttesterId,
+        got: AttesterIdentity,
     },
     /// This boot has claimed another disk.
     #[error("boot: claimed for disk {expected}, got {got}")]

@@ -1,15 +1,16 @@
-use crate::{AttesterId, BootId, Timestamp};
+use crate::{BootId, Timestamp};
 use alloc::{collections::BTreeSet, string::String};
+use appraisal::{Appraised, AttesterIdentity};
 use core::fmt;
 use evidence::AdmissionPath;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
 
-/// Who asks: facts from the appraisal and the channel, never from the message. The caller must
-/// already have appraised the peer on this very channel.
+/// Who asks: facts from the appraisal and the channel, never from the message. Facts only: the
+/// proof is the `Appraised` that [`Ticket::release`](crate::Ticket::release) asks for in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The attested identity.
-    pub attester: AttesterId,
+    pub attester: AttesterIdentity,
     /// The image whose reference values matched.
     pub image: String,
     /// The roles that the image may take.
@@ -18,6 +19,20 @@ pub struct Peer {
     pub boot: BootId,
     /// The path that both hellos named.
     pub path: AdmissionPath,
+}
+
+impl Peer {
+    /// The facts of an appraisal, on the channel whose hello carried `sealing_key` and named `path`.
+    #[must_use]
+    pub fn new(appraised: &Appraised, sealing_key: &[u8; 32], path: AdmissionPath) -> Self {
+        Self {
+            attester: *appraised.identity(),
+            image: String::from(appraised.image()),
+            roles: appraised.roles().iter().copied().collect(),
+            boot: BootId::of_sealing_key(sealing_key),
+            path,
+        }
+    }
 }
 
 /// What a peer asks for (protos: `JoinService`).
@@ -94,7 +109,7 @@ pub enum OperatorAction {
         /// The disk.
         disk: DiskId,
         /// The new machine.
-        attester: AttesterId,
+        attester: AttesterIdentity,
     },
 }
 
@@ -108,7 +123,7 @@ pub struct Adoption {
     /// The node's role.
     pub role: Role,
     /// The machine that may unlock it.
-    pub attester: AttesterId,
+    pub attester: AttesterIdentity,
     /// The oldest generation to accept.
     pub generation: Generation,
 }

@@ -1,5 +1,6 @@
-use crate::{AttesterId, BootId, NodeRecord, Refusal};
+use crate::{BootId, NodeRecord, Refusal};
 use alloc::{collections::BTreeMap, string::ToString, vec::Vec};
+use appraisal::AttesterIdentity;
 use core::fmt;
 use identity::{DiskId, NodeName};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// Index: the one disk that an attester may unlock.
-    Attester(AttesterId),
+    Attester(AttesterIdentity),
     /// Claim of a boot: one disk for each boot. Outlives its node.
     Boot(BootId),
     /// The operator's entry that lets a node become a control-plane node.
@@ -49,7 +50,7 @@ pub struct Claim {
     /// The boot (hash of the sealing key) that made the claim.
     pub boot: BootId,
     /// The attester. It lets the same machine take over what its last boot left half done.
-    pub attester: AttesterId,
+    pub attester: AttesterIdentity,
 }
 
 /// An operator's permission for one control-plane join.
@@ -59,7 +60,7 @@ pub enum ControlPlaneEntry {
     /// Used by a join that was not committed yet; good for another try of the same machine.
     Bound {
         /// The machine.
-        attester: AttesterId,
+        attester: AttesterIdentity,
         /// The disk of its last try.
         disk: DiskId,
     },
@@ -76,7 +77,7 @@ pub struct InitEntry {
     /// The disk.
     pub disk: DiskId,
     /// The machine. Another one needs a new cluster id and a new master secret.
-    pub attester: AttesterId,
+    pub attester: AttesterIdentity,
     /// Whether init reported success.
     pub finished: bool,
 }
@@ -163,7 +164,7 @@ impl Snapshot {
         })
     }
 
-    pub(crate) fn attester(&self, attester: AttesterId) -> Result<Option<DiskId>, Halt> {
+    pub(crate) fn attester(&self, attester: AttesterIdentity) -> Result<Option<DiskId>, Halt> {
         self.value(Key::Attester(attester), |value| match value {
             Value::Attester(disk) => Some(disk),
             _ => None,

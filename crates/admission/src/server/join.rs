@@ -1,6 +1,6 @@
 use super::{Desk, Step, ready_when_written};
 use crate::{
-    Claim, ControlPlaneEntry, Grant, NodeRecord, Plan, Refusal, Release, TombstoneCause,
+    Claim, ControlPlaneEntry, Grant, NodeRecord, Plan, Refusal, Release, Ticket, TombstoneCause,
     record::RecordState,
     refusal::Describe,
     store::{Halt, Key, Value, Writes},
@@ -64,7 +64,12 @@ impl Desk<'_> {
             key_version: record.key_version,
             generation: record.generation,
         };
-        Plan::new(Some(event), Grant::Release(release))
+        let ticket = Ticket {
+            release,
+            attester: self.peer.attester,
+            image: self.peer.image.clone(),
+        };
+        Plan::new(Some(event), Grant::Ticket(ticket))
     }
 
     /// An id that is known already goes on only where this is a retry of the same ticket.

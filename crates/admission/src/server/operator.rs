@@ -1,11 +1,12 @@
 use super::{Step, ready_when_written};
 use crate::{
-    Adoption, AttesterId, BootId, Claim, Context, ControlPlaneEntry, Grant, NodeRecord,
-    OperatorAction, Plan, Refusal, Snapshot, TombstoneCause,
+    Adoption, BootId, Claim, Context, ControlPlaneEntry, Grant, NodeRecord, OperatorAction, Plan,
+    Refusal, Snapshot, TombstoneCause,
     record::RecordState,
     store::{Halt, Key, Value, Writes},
 };
 use alloc::string::String;
+use appraisal::AttesterIdentity;
 use audit::{Action, Outcome, RecordEvent, Text};
 use identity::{DiskId, Generation, NodeName, Role};
 
@@ -129,7 +130,7 @@ impl Operator<'_> {
 
     fn take_attester(
         &self,
-        attester: AttesterId,
+        attester: AttesterIdentity,
         disk: DiskId,
         writes: &mut Writes,
     ) -> Result<(), Halt> {
@@ -222,7 +223,7 @@ impl Operator<'_> {
     fn rebind(
         &self,
         disk: DiskId,
-        attester: AttesterId,
+        attester: AttesterIdentity,
         writes: &mut Writes,
     ) -> Result<NodeRecord, Halt> {
         let stored = self.live(disk)?;
