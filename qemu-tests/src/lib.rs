@@ -1,1 +1,38 @@
-//! Whole-system tests: QEMU, swtpm, OVMF and the real programs.
+//! The harness of the whole-system tests: virtual machines with a software TPM, their
+//! consoles, and the real programs around them.
+//!
+//! It is not a mock of anything: QEMU runs the real firmware, kernel and image, swtpm is a real
+//! TPM 2.0 with an endorsement key certificate under a local CA, and the services and the CLI are
+//! the binaries that users run, as child processes. Nothing here is linked into a product.
+//!
+//! A scenario makes a [`Workspace`] (one log folder), manufactures a [`Swtpm`], describes a
+//! [`Machine`] by a [`MachineConfig`], starts it and reads its [`Console`]. Everything that was
+//! started ends with the value that stands for it, and with the test process at the latest.
+
+mod accelerator;
+mod agent_line;
+mod changed;
+mod console;
+mod disk;
+mod image;
+mod machine;
+mod metadata;
+mod process;
+mod swtpm;
+mod timeline;
+mod workspace;
+
+pub use accelerator::Accelerator;
+pub use agent_line::{AgentExit, AgentStep};
+pub use changed::ChangedUki;
+pub use console::{Console, Line};
+pub use disk::{Disk, DiskFormat};
+pub use image::Image;
+pub use machine::{
+    Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, Qmp,
+};
+pub use metadata::Metadata;
+pub use process::{Process, contained, run};
+pub use swtpm::{Swtpm, TpmAuthority};
+pub use timeline::Timeline;
+pub use workspace::{Workspace, free_port, program};

@@ -1,0 +1,150 @@
+//! Disks of a virtual machine.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::process::run;
+
+/// The serial of the verified root's disk.
+const ROOT_SERIAL: &str = "constellation-root";
+
+/// The serial of the state disk. The virtio block device has room for 20 bytes.
+const STATE_SERIAL: &str = "constellation-state";
+
+/// How a disk's file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// QEMU's copy-on-write format.
+    Qcow2,
+    /// Plain bytes, sparse where never written.
+    Raw,
+}
+
+/// One disk, as the machine shall see it.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub(crate) path: PathBuf,
+    pub(crate) format: DiskFormat,
+    pub(crate) serial: String,
+    pub(crate) read_only: bool,
+    pub(crate) snapshot: bool,
+}
+
+impl Disk {
+    /// The verity root, read-only.
+    pub fn root(path: &Path) -> Self {
+        Self {
+            read_only: true,
+            ..Self::new(path, DiskFormat::Raw, ROOT_SERIAL)
+        }
+    }
+
+    /// A state disk that exists.
+    pub fn state(path: &Path) -> Self {
+        Self::new(path, DiskFormat::Raw, STATE_SERIAL)
+    }
+
+    /// A new, blank state disk; it takes no space until it is written.
+    pub fn blank_state(path: &Path, mebibytes: u64) -> Result<Self> {
+        let disk = Self::state(path);
+        disk.blank(mebibytes)?;
+        Ok(disk)
+    }
+
+    /// A disk with any serial (at most 20 bytes reach the guest).
+    pub fn new(path: &Path, format: DiskFormat, serial: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            format,
+            serial: serial.to_owned(),
+            read_only: false,
+            snapshot: false,
+        }
+    }
+
+    /// The same disk, but what the machine writes is lost when it ends.
+    #[must_use]
+    pub fn with_snapshot(mut self) -> Self {
+        self.snapshot = true;
+        self
+    }
+
+    /// Makes a raw disk all zero, of the given size.
+    pub fn blank(&self, mebibytes: u64) -> Result<()> {
+        let path = self.path.display();
+        let file = File::create(&self.path).with_context(|| format!("create {path}"))?;
+        let size = mebibytes * 1024 * 1024;
+        file.set_len(size).with_context(|| format!("size {path}"))
+    }
+
+    /// A copy of the disk's present content, sparse, as another file.
+    pub fn copy_to(&self, path: &Path) -> Result<Self> {
+        let mut copy = Command::new("cp");
+        run(copy.arg("--sparse=always").arg(&self.path).arg(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            ..self.clone()
+        })
+    }
+
+    /// The file behind the disk.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value of QEMU's `-drive` for this disk.
+    pub(crate) fn drive(&self, id: &str) -> String {
+        let format = match self.format {
+            DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Raw => "raw",
+        };
+        format!(
+            "if=none,id={id},format={format},readonly={},snapshot={},file={}",
+            on_off(self.read_only),
+            on_off(self.snapshot),
+            escape(&self.path)
+        )
+    }
+}
+
+/// QEMU's option parser takes a doubled comma for a comma.
+pub(crate) fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+fn on_off(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_disk_is_read_only_and_a_comma_in_its_path_is_doubled() {
+        let drive = Disk::root(Path::new("/a,b/root.raw")).drive("d0");
+        assert_eq!(
+            drive,
+            "if=none,id=d0,format=raw,readonly=on,snapshot=off,file=/a,,b/root.raw"
+        );
+    }
+
+    #[test]
+    fn a_blank_disk_has_its_size_and_takes_no_space() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::blank_state(&dir.path().join("state.raw"), 64).unwrap();
+        let metadata = disk.path().metadata().unwrap();
+        assert_eq!(metadata.len(), 64 * 1024 * 1024);
+        assert_eq!(metadata.blocks(), 0);
+    }
+
+    #[test]
+    fn serials_fit_the_virtio_block_device() {
+        assert!(ROOT_SERIAL.len() <= 20);
+        assert!(STATE_SERIAL.len() <= 20);
+    }
+}

@@ -1,0 +1,194 @@
+//! Virtual machines: what they consist of, and a running one.
+
+mod arguments;
+mod qmp;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
+pub use qmp::Qmp;
+
+use crate::accelerator::Accelerator;
+use crate::console::Console;
+use crate::disk::Disk;
+use crate::process::{Process, contained, run};
+use crate::swtpm::{PoweredTpm, Swtpm};
+use crate::workspace::{MachineSlot, Workspace, free_port, program};
+
+/// What the machine boots, and how.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    /// OVMF firmware loads a UKI from an EFI system partition.
+    Firmware {
+        /// The unified kernel image.
+        uki: PathBuf,
+    },
+    /// QEMU loads kernel, initrd and command line itself (nine seconds faster under emulation).
+    Kernel {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initial RAM disk.
+        initrd: PathBuf,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+}
+
+/// The description of a machine; the same one can be started again and again.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    pub(crate) workspace: Workspace,
+    pub(crate) accelerator: Accelerator,
+    /// What to boot.
+    pub boot: Boot,
+    /// Main memory.
+    pub memory_mib: u32,
+    /// Processors.
+    pub processors: u8,
+    /// The TPM; it keeps its identity over boots.
+    pub tpm: Option<Swtpm>,
+    /// Disks in the order of their bus addresses.
+    pub disks: Vec<Disk>,
+    /// Loopback port of a metadata service; none: the address does not answer.
+    pub metadata: Option<u16>,
+    /// Guest address and loopback port pairs, beside the metadata service.
+    pub forwards: Vec<(String, u16)>,
+    /// Hints through `fw_cfg`.
+    pub hints: Option<String>,
+    /// The clock at power-on, `YYYY-MM-DDTHH:MM:SS`; none: the host's.
+    pub clock: Option<String>,
+    /// Start with the network cable pulled; [`Qmp::set_link`] plugs it in.
+    pub link_down: bool,
+    /// Whether a guest's reboot restarts the machine; else it ends it.
+    pub reboots: bool,
+    /// Print every console line as it comes.
+    pub echo: bool,
+}
+
+/// A running machine. It ends with the value.
+#[derive(Debug)]
+pub struct Machine {
+    /// The serial console of this boot.
+    pub console: Console,
+    process: Process,
+    qmp: Qmp,
+    push_port: u16,
+    _tpm: Option<PoweredTpm>,
+    _files: TempDir,
+    _slot: MachineSlot,
+}
+
+impl MachineConfig {
+    /// A machine with one processor and 512 MiB, without TPM, disks and hints.
+    pub fn new(workspace: &Workspace, accelerator: Accelerator, boot: Boot) -> Self {
+        Self {
+            workspace: workspace.clone(),
+            accelerator,
+            boot,
+            memory_mib: 512,
+            processors: 1,
+            tpm: None,
+            disks: Vec::new(),
+            metadata: None,
+            forwards: Vec::new(),
+            hints: None,
+            clock: None,
+            link_down: false,
+            reboots: false,
+            echo: false,
+        }
+    }
+
+    /// Starts the machine; `name` names this boot's logs.
+    ///
+    /// It lives no longer than the calling thread.
+    pub fn start(&self, name: &str) -> Result<Machine> {
+        let slot = MachineSlot::acquire()?;
+        let files = tempfile::tempdir()?;
+        let tpm = self.tpm.as_ref().map(Swtpm::power_on).transpose()?;
+        let push_port = free_port()?;
+        let esp = self.write_esp(files.path())?;
+        let qmp = Qmp::new(files.path().join("qmp.sock"));
+        let hints = self.write_hints(files.path())?;
+        let plan = arguments::Plan {
+            config: self,
+            esp: esp.as_deref(),
+            hints: hints.as_deref(),
+            tpm: tpm.as_ref().map(PoweredTpm::socket),
+            qmp: qmp.path(),
+            push_port,
+            relay: &program("relay")?,
+        };
+        let mut command = contained("qemu-system-x86_64");
+        command.args(plan.arguments()?);
+        let log = self.workspace.file(&format!("{name}.qemu.log"));
+        let mut process = Process::spawn_piped("QEMU", command, &log)?;
+        let started = Instant::now();
+        let stdout = process.take_stdout().context("QEMU has no console")?;
+        let log = self.workspace.file(&format!("{name}.console.log"));
+        let console = Console::follow(stdout, started, &log, self.echo)?;
+        Ok(Machine {
+            console,
+            process,
+            qmp,
+            push_port,
+            _tpm: tpm,
+            _files: files,
+            _slot: slot,
+        })
+    }
+
+    fn write_esp(&self, dir: &Path) -> Result<Option<PathBuf>> {
+        let Boot::Firmware { uki } = &self.boot else {
+            return Ok(None);
+        };
+        let image = dir.join("esp.raw");
+        run(Command::new(program("xtask")?)
+            .arg("esp")
+            .args([uki, &image]))?;
+        Ok(Some(image))
+    }
+
+    fn write_hints(&self, dir: &Path) -> Result<Option<PathBuf>> {
+        let Some(hints) = &self.hints else {
+            return Ok(None);
+        };
+        let path = dir.join("hints.json");
+        std::fs::write(&path, hints)?;
+        Ok(Some(path))
+    }
+}
+
+impl Machine {
+    /// The loopback port that leads to the agent's own listener.
+    pub fn push_port(&self) -> u16 {
+        self.push_port
+    }
+
+    /// QEMU's control channel.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Ends the machine as a power cut would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Waits until the guest has powered off, and for the console to be read to its end.
+    pub fn wait_off(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.console.wait_closed(timeout)?;
+        let status = self.process.wait(timeout)?;
+        anyhow::ensure!(
+            status.success(),
+            "QEMU ended with {status}; log: {}",
+            self.process.log().display()
+        );
+        Ok(status)
+    }
+}

@@ -1,0 +1,117 @@
+//! One folder a test: logs, sockets' parents, disks, certificates.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Virtual machines at a time, over all test programs: more only make each other slower on the
+/// two cores that a build machine has.
+const MACHINE_SLOTS: usize = 2;
+
+/// How long a machine waits for a free slot before the test fails.
+const SLOT_PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// The folder of one test or demo run.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    dir: PathBuf,
+}
+
+impl Workspace {
+    /// Makes `target/qemu-tests/<name>`, empty.
+    pub fn create(name: &str) -> Result<Self> {
+        let dir = base_dir().join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("empty {}", dir.display()))?;
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(Self {
+            dir: dir.canonicalize()?,
+        })
+    }
+
+    /// The folder itself, as an absolute path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of a file in the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Makes a subfolder.
+    pub fn subdir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+/// The right to run one virtual machine; given back on drop, and by the kernel on any exit.
+#[derive(Debug)]
+pub(crate) struct MachineSlot {
+    _lock: File,
+}
+
+impl MachineSlot {
+    /// Waits for a free slot among all test programs of this target folder.
+    pub(crate) fn acquire() -> Result<Self> {
+        let base = base_dir();
+        fs::create_dir_all(&base)?;
+        let end = Instant::now() + SLOT_PATIENCE;
+        while Instant::now() < end {
+            for slot in 0..MACHINE_SLOTS {
+                let lock = File::create(base.join(format!("machine-slot-{slot}.lock")))?;
+                if lock.try_lock().is_ok() {
+                    return Ok(Self { _lock: lock });
+                }
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        bail!("no free virtual machine slot after {SLOT_PATIENCE:?}: another run hangs")
+    }
+}
+
+/// A loopback port that nobody listens on now.
+///
+/// Another process may take it before its user does; the user then fails to listen, loudly.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// A program of this workspace, built beside the running one.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().context("find the running program")?;
+    // Test programs live one level deeper, in `deps`.
+    let found = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "no program `{name}` beside {}\nhint: build it first, `cargo build -p <its package>`",
+            here.display()
+        )
+    })
+}
+
+/// `target/qemu-tests`.
+pub(crate) fn base_dir() -> PathBuf {
+    target_dir().join("qemu-tests")
+}
+
+/// Cargo's target folder.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    )
+}
