@@ -75,6 +75,11 @@ impl Apt {
         }
     }
 
+    /// Whether this release gets its newer packages from backports.
+    pub(crate) fn has_backports(&self) -> bool {
+        backports(&self.codename).is_some()
+    }
+
     /// What this release calls the package that Debian 12 calls `package`.
     pub(crate) fn name(&self, package: &str) -> String {
         // Debian 13 renamed libraries whose `time_t` grew on other architectures.

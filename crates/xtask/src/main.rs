@@ -3,6 +3,7 @@
 mod apt;
 mod image;
 mod protos;
+mod setup;
 mod tool;
 
 use clap::Parser;
@@ -16,6 +17,8 @@ enum Task {
     Image(image::Args),
     /// Generate the Rust code of the protobuf files
     Protos(protos::Args),
+    /// Install or unpack the programs that builds and tests need
+    Setup(setup::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -23,5 +26,6 @@ fn main() -> anyhow::Result<()> {
         Task::Esp(args) => image::run_esp(&args),
         Task::Image(args) => image::run(&args),
         Task::Protos(args) => protos::run(&args),
+        Task::Setup(args) => setup::run(&args),
     }
 }
