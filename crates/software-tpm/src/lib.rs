@@ -171,6 +171,8 @@ impl Connection {
     /// If the TPM is gone or refuses.
     pub fn store_ecc_certificate(&mut self, certificate: &[u8]) -> io::Result<()> {
         let size = u16::try_from(certificate.len()).map_err(io::Error::other)?;
+        // There may be none to replace.
+        drop(self.as_owner(0x122, &NV_ECC_P256.to_be_bytes(), &[]));
         // TPMS_NV_PUBLIC: SHA-256, OWNERWRITE | AUTHREAD | OWNERREAD | NO_DA, no policy.
         let mut public = Vec::from(NV_ECC_P256.to_be_bytes());
         public.extend([0x00, 0x0b, 0x02, 0x06, 0x00, 0x02, 0x00, 0x00]);
@@ -191,7 +193,14 @@ impl Connection {
     fn as_owner(&mut self, code: u32, handles: &[u8], parameters: &[u8]) -> io::Result<()> {
         let owner = 0x4000_0001_u32.to_be_bytes();
         let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
-        let body = [&code.to_be_bytes()[..], &owner, handles, &password, parameters].concat();
+        let body = [
+            &code.to_be_bytes()[..],
+            &owner,
+            handles,
+            &password,
+            parameters,
+        ]
+        .concat();
         let size = u32::try_from(body.len() + 6).map_err(io::Error::other)?;
         let command = [&[0x80, 0x02], &size.to_be_bytes()[..], &body].concat();
         let response = self.transact(&command)?;
@@ -214,7 +223,10 @@ fn spawn(dir: &Path) -> io::Result<Child> {
         .arg("--server")
         .arg(format!("type=unixio,path={}", socket(dir).display()))
         .arg("--ctrl")
-        .arg(format!("type=unixio,path={}", dir.join("control").display()))
+        .arg(format!(
+            "type=unixio,path={}",
+            dir.join("control").display()
+        ))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
