@@ -1,2 +1,7 @@
 //! The key service: releases data keys to authenticated callers.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service_runtime::program::main::<key_service::KeyService>()
+}

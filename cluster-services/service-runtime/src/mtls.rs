@@ -1,0 +1,324 @@
+//! Mutual TLS between services: configurations from PEM files, and the name of the peer.
+//!
+//! TLS 1.3 only, one provider, no resumption. Whoever presents a certificate of the configured CA is
+//! *authenticated* as the one name in it; what that name may do is the caller's decision.
+
+use crate::{logs::Chain, serve::Accept};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+use serde::Deserialize;
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use x509_cert::{
+    Certificate,
+    der::Decode,
+    ext::pkix::{SubjectAltName, name::GeneralName},
+};
+
+/// The PEM files of one end. None of them has a default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificate chain of this end, leaf first.
+    pub certificate: PathBuf,
+    /// Private key of the leaf.
+    pub private_key: PathBuf,
+    /// The certificate authorities whose peers are authenticated. Make it one that signs nothing else.
+    pub peer_ca: PathBuf,
+}
+
+/// Why TLS cannot be configured, or a peer not be named.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MtlsError {
+    /// The certificate's names do not say who it is.
+    #[error("certificate has {got} DNS and URI names, expected exactly one")]
+    AmbiguousName {
+        /// How many there are.
+        got: usize,
+    },
+    /// A file cannot be read, or has no PEM item of the wanted kind.
+    #[error("cannot load {what} from `{}`", path.display())]
+    File {
+        /// What the file should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// Key, certificate or CA do not fit together.
+    #[error("certificate, key and CA do not make a TLS configuration")]
+    Configuration(#[source] rustls::Error),
+    /// There is no usable certificate authority in the file.
+    #[error("no usable certificate authority in `{}`", .0.display())]
+    NoAuthority(PathBuf),
+    /// The peer's certificate is not X.509.
+    #[error("malformed certificate")]
+    MalformedCertificate(#[source] x509_cert::der::Error),
+    /// The peer presented no certificate.
+    #[error("the peer has no certificate")]
+    NoCertificate,
+    /// The client verifier cannot be built.
+    #[error("cannot verify clients with these authorities")]
+    Verifier(#[source] rustls::server::VerifierBuilderError),
+}
+
+/// The ALPN id of HTTP/2 (RFC 9113, section 3.1), all that services speak among themselves.
+const ALPN: &[u8] = b"h2";
+
+/// A server that wants a client certificate from everybody.
+///
+/// # Errors
+/// When a file is missing or does not fit the others.
+pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, MtlsError> {
+    let provider = provider();
+    let verifier = WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots(&files.peer_ca)?),
+        Arc::clone(&provider),
+    )
+    .build()
+    .map_err(MtlsError::Verifier)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(MtlsError::Configuration)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain(&files.certificate)?, key(&files.private_key)?)
+        .map_err(MtlsError::Configuration)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// A client that shows its certificate and accepts servers of the configured CA only.
+///
+/// # Errors
+/// When a file is missing or does not fit the others.
+pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, MtlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(MtlsError::Configuration)?
+        .with_root_certificates(roots(&files.peer_ca)?)
+        .with_client_auth_cert(chain(&files.certificate)?, key(&files.private_key)?)
+        .map_err(MtlsError::Configuration)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Shakes hands with clients of the configured CA and names them.
+#[derive(Clone)]
+pub struct MtlsAcceptor(TlsAcceptor);
+
+impl MtlsAcceptor {
+    /// An acceptor with these files.
+    ///
+    /// # Errors
+    /// When a file is missing or does not fit the others.
+    pub fn new(files: &TlsFiles) -> Result<Self, MtlsError> {
+        Ok(Self(server_config(files)?.into()))
+    }
+}
+
+impl fmt::Debug for MtlsAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MtlsAcceptor")
+    }
+}
+
+impl Accept<TcpStream, IpAddr> for MtlsAcceptor {
+    type Stream = TlsStream<TcpStream>;
+    type Peer = PeerName;
+
+    async fn accept(&self, io: TcpStream, source: IpAddr) -> Option<(Self::Stream, PeerName)> {
+        let refused = |error: &(dyn std::error::Error + 'static)| {
+            metrics::counter!("tls_handshakes_refused_total").increment(1);
+            tracing::warn!(peer = %source, error = %Chain(error), "TLS handshake refused");
+        };
+        let stream = match self.0.accept(io).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                refused(&error);
+                return None;
+            }
+        };
+        match PeerName::of_peer(stream.get_ref().1.peer_certificates()) {
+            Ok(name) => Some((stream, name)),
+            Err(error) => {
+                refused(&error);
+                None
+            }
+        }
+    }
+}
+
+/// Who the peer is: the one DNS or URI name of its certificate, as `dns:NAME` or `uri:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct PeerName(String);
+
+impl PeerName {
+    /// Names the peer of a finished handshake. The handshake must have verified its certificate.
+    ///
+    /// # Errors
+    /// When there is no certificate, or not exactly one name in it.
+    pub fn of_peer(certificates: Option<&[CertificateDer<'_>]>) -> Result<Self, MtlsError> {
+        let leaf = certificates
+            .and_then(|chain| chain.first())
+            .ok_or(MtlsError::NoCertificate)?;
+        let certificate = Certificate::from_der(leaf).map_err(MtlsError::MalformedCertificate)?;
+        let names = certificate
+            .tbs_certificate()
+            .get_extension::<SubjectAltName>()
+            .map_err(MtlsError::MalformedCertificate)?
+            .map(|(_critical, SubjectAltName(names))| names)
+            .unwrap_or_default();
+        let mut texts = names.iter().filter_map(|name| match name {
+            GeneralName::DnsName(dns) => Some(format!("dns:{}", dns.as_str())),
+            GeneralName::UniformResourceIdentifier(uri) => Some(format!("uri:{}", uri.as_str())),
+            _ => None,
+        });
+        match (texts.next(), texts.count()) {
+            (Some(name), 0) => Ok(Self(name)),
+            (None, _) => Err(MtlsError::AmbiguousName { got: 0 }),
+            (Some(_), more) => Err(MtlsError::AmbiguousName { got: more + 1 }),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// aws-lc-rs with the post-quantum hybrid first, the order of the attested channels.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+    ];
+    Arc::new(provider)
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, MtlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in chain(path)? {
+        store
+            .add(certificate)
+            .map_err(|_| MtlsError::NoAuthority(path.to_owned()))?;
+    }
+    if store.is_empty() {
+        return Err(MtlsError::NoAuthority(path.to_owned()));
+    }
+    Ok(store)
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, MtlsError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|source| MtlsError::File {
+            what: "certificates",
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, MtlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| MtlsError::File {
+        what: "a private key",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    fn name_of(names: &[SanType]) -> Result<PeerName, MtlsError> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        PeerName::of_peer(Some(&[certificate.der().clone()]))
+    }
+
+    #[test]
+    fn a_peer_is_its_one_name() {
+        let dns = SanType::DnsName("join-service".try_into().unwrap());
+        let uri = SanType::URI("spiffe://cluster/join".try_into().unwrap());
+        let ip = SanType::IpAddress([127, 0, 0, 1].into());
+        assert_eq!(
+            name_of(&[dns.clone(), ip.clone()]).unwrap().as_str(),
+            "dns:join-service"
+        );
+        assert_eq!(
+            name_of(std::slice::from_ref(&uri)).unwrap().as_str(),
+            "uri:spiffe://cluster/join"
+        );
+        for (names, count) in [(vec![], 0), (vec![ip], 0), (vec![dns, uri], 2)] {
+            assert!(
+                matches!(name_of(&names), Err(MtlsError::AmbiguousName { got }) if got == count)
+            );
+        }
+    }
+
+    #[test]
+    fn no_certificate_or_no_der_has_no_name() {
+        assert!(matches!(
+            PeerName::of_peer(None),
+            Err(MtlsError::NoCertificate)
+        ));
+        assert!(matches!(
+            PeerName::of_peer(Some(&[])),
+            Err(MtlsError::NoCertificate)
+        ));
+        let garbage = CertificateDer::from(vec![0x30, 0x03, 0x02, 0x01]);
+        assert!(matches!(
+            PeerName::of_peer(Some(&[garbage])),
+            Err(MtlsError::MalformedCertificate(_))
+        ));
+    }
+
+    #[test]
+    fn a_missing_or_empty_file_is_named() {
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        let files = |ca: &Path| TlsFiles {
+            certificate: "/nonexistent/cert.pem".into(),
+            private_key: "/nonexistent/key.pem".into(),
+            peer_ca: ca.into(),
+        };
+        assert!(matches!(
+            server_config(&files(empty.path())),
+            Err(MtlsError::NoAuthority(path)) if path == empty.path()
+        ));
+        assert!(matches!(
+            client_config(&files(Path::new("/nonexistent/ca.pem"))),
+            Err(MtlsError::File {
+                what: "certificates",
+                ..
+            })
+        ));
+    }
+}
