@@ -1,1 +1,48 @@
-//! Attested TLS: the exchange of evidence inside a TLS 1.3 channel.
+//! Attested TLS, version 1: evidence, owner proof and verdicts inside a TLS 1.3 channel, before any
+//! application byte (docs/protocol.md, "Attested TLS").
+//!
+//! One side attests, the other admits; the [`AdmissionPath`](evidence::AdmissionPath) says which.
+//! [`AttesterSession`] and [`AdmitterSession`] are pure state machines: bytes go in and out through
+//! `read_tls` and `write_tls`, decisions come in through `supply_*`, time comes in as a value. They
+//! own no socket and no thread, so that the agent can drive several of them from one `poll(2)` loop.
+//! A session that ran to its end becomes a [`Channel`], whose peer type says what was proven:
+//! [`AcceptedAttester`] or [`ProvenAdmitter`].
+//!
+//! The certificates of the TLS handshake are ephemeral and prove nothing but possession of their
+//! key; trust comes from the evidence and the owner proof, which are bound to both keys, both hellos
+//! and the session by the [`Binding`](evidence::Binding).
+//!
+//! Trusted: rustls and aws-lc-rs, the driver's answers. Not trusted: every byte that is read.
+//!
+//! What this crate is not: an appraisal. The admitter's driver brings that and gets a [`Channel`]
+//! that carries its result.
+
+mod admitter;
+mod attester;
+mod channel;
+mod error;
+mod frame;
+mod hello;
+mod refusal;
+mod sealing;
+mod tls;
+mod wire;
+
+pub use admitter::{
+    AdmitterProgress, AdmitterSession, AdmitterTerms, AppraisalRequest, ChallengeRequest,
+    OwnerProofRequest,
+};
+pub use attester::{AttesterProgress, AttesterSession, AttesterTerms, EvidenceRequest};
+pub use channel::{AcceptedAttester, Channel, ProvenAdmitter};
+pub use error::SessionError;
+pub use frame::{FrameError, MAX_FRAME};
+pub use refusal::{FailedCheck, Refusal};
+pub use sealing::{SealError, SealingKey, SealingPublicKey};
+pub use tls::{ALPN, SetupError, TlsEnd};
+pub use wire::{MAX_RECEIVED, Start};
+
+secret::secret! {
+    /// What `TPM2_ActivateCredential` returned: shows that the attestation key lives in the TPM of
+    /// the endorsement key.
+    pub struct ActivatedSecret(32);
+}

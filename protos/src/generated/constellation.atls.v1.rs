@@ -41,7 +41,7 @@ pub struct Admitter {
     /// with EVIDENCE_KIND_TPM: the SHA-256 PCRs to quote, ascending
     #[prost(uint32, repeated, tag = "2")]
     pub pcrs: ::prost::alloc::vec::Vec<u32>,
-    /// in frame 2 only, where the client attests
+    /// in frame 2 only, where the client attests and is not refused yet
     #[prost(message, optional, tag = "3")]
     pub challenge: ::core::option::Option<TpmChallenge>,
 }
@@ -169,15 +169,26 @@ pub struct ClientEvidence {
     #[prost(message, optional, tag = "1")]
     pub evidence: ::core::option::Option<Evidence>,
 }
-/// Frame 3, client admits.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// Frame 3, client admits. A refusal of the server's identity ends the session here.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClientAdmission {
-    #[prost(message, optional, tag = "1")]
-    pub challenge: ::core::option::Option<TpmChallenge>,
     #[prost(message, optional, tag = "2")]
     pub owner_proof: ::core::option::Option<OwnerProof>,
+    #[prost(oneof = "client_admission::Answer", tags = "1, 3")]
+    pub answer: ::core::option::Option<client_admission::Answer>,
 }
-/// Frame 4, server admits.
+/// Nested message and enum types in `ClientAdmission`.
+pub mod client_admission {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "1")]
+        Challenge(super::TpmChallenge),
+        #[prost(message, tag = "3")]
+        Refusal(super::Refusal),
+    }
+}
+/// Frame 4, server admits. A server that refuses the identity in frame 1 sends frame 2 without a
+/// challenge and this frame, with the refusal, right after it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerAdmission {
     #[prost(message, optional, tag = "1")]
@@ -185,7 +196,7 @@ pub struct ServerAdmission {
     #[prost(message, optional, tag = "2")]
     pub verdict: ::core::option::Option<Verdict>,
 }
-/// Frame 4, server attests. No evidence with a refusing verdict.
+/// Frame 4, server attests. Evidence exactly with an accepting verdict.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerEvidence {
     #[prost(message, optional, tag = "1")]
