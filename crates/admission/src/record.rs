@@ -26,9 +26,9 @@ pub struct NodeRecord {
     pub generation: Generation,
     /// Where the disk is in its life.
     pub state: RecordState,
-    /// The boot that the last ticket was issued to: the only one that may commit.
+    /// The boot that the last ticket was issued to.
     pub boot: BootId,
-    /// The boot that committed last. It gets no further ticket: one release for each boot.
+    /// The boot that committed the recorded generation.
     pub committed: Option<BootId>,
     /// When the record was made.
     pub created: Timestamp,

@@ -97,6 +97,19 @@ pub enum Refusal {
         /// The disk that has it.
         disk: DiskId,
     },
+    /// The join that made the disk's header was never committed, and its node joined again: there is
+    /// nothing on the disk. See [`Refusal::starts_over`].
+    #[error("disk {disk}: its join was never committed, start over as a blank disk")]
+    NeverCommitted {
+        /// The disk.
+        disk: DiskId,
+    },
+    /// This boot got no ticket for the disk.
+    #[error("disk {disk}: no ticket was issued to this boot")]
+    NoTicket {
+        /// The disk.
+        disk: DiskId,
+    },
     /// The disk was replaced: its name or its machine has another one.
     #[error("disk {disk}: replaced by disk {current}")]
     NotCurrent {
@@ -127,14 +140,8 @@ pub enum Refusal {
         /// The object.
         key: String,
     },
-    /// Another boot got a ticket in the meantime; ask for a new one.
-    #[error("disk {disk}: another boot got a later ticket")]
-    Superseded {
-        /// The disk.
-        disk: DiskId,
-    },
     /// The disk id is dead.
-    #[error("disk {disk}: forgotten or never committed, its id is dead")]
+    #[error("disk {disk}: forgotten, its id is dead")]
     Tombstoned {
         /// The disk.
         disk: DiskId,
@@ -171,11 +178,18 @@ impl Refusal {
     #[must_use]
     pub const fn class(&self) -> RefusalClass {
         match self {
-            Self::LeaseLive { .. } | Self::Superseded { .. } => RefusalClass::Unavailable,
+            Self::LeaseLive { .. } => RefusalClass::Unavailable,
             Self::PathMismatch { .. } => RefusalClass::Malformed,
             Self::StoreCorrupt { .. } => RefusalClass::Internal,
             _ => RefusalClass::Refused,
         }
+    }
+
+    /// Whether the node wipes its header and joins as new in its next boot
+    /// ([`Failure::StartOver`](crate::node::Failure::StartOver)). On the wire: gRPC `ABORTED`.
+    #[must_use]
+    pub const fn starts_over(&self) -> bool {
+        matches!(self, Self::NeverCommitted { .. })
     }
 
     /// The check that failed: its name, what was expected and what came.
@@ -203,11 +217,12 @@ impl Refusal {
             Self::NameTaken { node, disk } => {
                 Check::new("name-claim", format_args!("a free name, not {node}"), disk)
             }
+            Self::NeverCommitted { disk } => Check::new("record", "a committed disk", disk),
+            Self::NoTicket { disk } => Check::new("boot-claim", "a ticket", disk),
             Self::NotCurrent { disk, current } => Check::new("current-disk", current, disk),
             Self::PathMismatch { path, request } => Check::new("path", request, path),
             Self::RoleNotInImage { image, role } => Check::new("role", image, role),
             Self::StoreCorrupt { key } => Check::new("store", "our own format", key),
-            Self::Superseded { .. } => Check::new("boot", "the latest ticket", "an earlier one"),
             Self::Tombstoned { disk } => Check::new("record", "a live disk", disk),
             Self::UnknownDisk { disk } => Check::new("record", "a known disk", disk),
             Self::UnknownNode { node } => Check::new("record", "a known node", node),

@@ -8,7 +8,7 @@ mod rejoin;
 
 use crate::{
     Context, OperatorAction, Peer, Plan, Refusal, Request, Snapshot,
-    store::{Claim, Halt, Key, Write, Writes},
+    store::{BootClaim, Claim, Halt, Key, Value, Write, Writes},
 };
 use alloc::{boxed::Box, vec::Vec};
 use evidence::AdmissionPath;
@@ -125,21 +125,27 @@ impl Desk<'_> {
         })
     }
 
-    /// A boot claims one disk, once and for ever.
+    /// A boot claims one disk, once and for ever, and gets no second key after its Commit.
     fn claim_boot(&self, disk: DiskId, writes: &mut Writes) -> Result<(), Halt> {
-        let key = Key::Boot(self.peer.boot);
-        let stored = self.snapshot.claim(key.clone())?;
-        match stored {
-            Some(claim) if *claim != self.claim(disk) => Err(Refusal::BootClaimed {
-                expected: claim.disk,
-                got: disk,
-            }
-            .into()),
-            _ => {
-                writes.claim(key, stored, self.claim(disk));
-                Ok(())
+        let claim = BootClaim {
+            disk,
+            boot: self.peer.boot,
+            attester: self.peer.attester,
+            committed: None,
+        };
+        match self.snapshot.boot(self.peer.boot)? {
+            None => writes.put(Key::Boot(self.peer.boot), None, Value::Boot(claim)),
+            Some(stored) if stored == claim => {}
+            Some(stored) if stored.disk == disk => return Err(Refusal::BootSpent { disk }.into()),
+            Some(stored) => {
+                return Err(Refusal::BootClaimed {
+                    expected: stored.disk,
+                    got: disk,
+                }
+                .into());
             }
         }
+        Ok(())
     }
 }
 

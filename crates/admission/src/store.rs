@@ -2,7 +2,7 @@ use crate::{BootId, NodeRecord, Refusal};
 use alloc::{collections::BTreeMap, string::ToString, vec::Vec};
 use appraisal::AttesterIdentity;
 use core::fmt;
-use identity::{DiskId, NodeName};
+use identity::{DiskId, Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// The name of one object of the store. `Display` gives the name to store it under; it is a valid
@@ -31,7 +31,9 @@ pub enum Key {
 pub enum Value {
     /// Under [`Key::Attester`].
     Attester(DiskId),
-    /// Under [`Key::Boot`], [`Key::Disk`] and [`Key::Name`].
+    /// Under [`Key::Boot`].
+    Boot(BootClaim),
+    /// Under [`Key::Disk`] and [`Key::Name`].
     Claim(Claim),
     /// Under [`Key::ControlPlane`].
     ControlPlane(ControlPlaneEntry),
@@ -41,7 +43,21 @@ pub enum Value {
     Record(NodeRecord),
 }
 
-/// Who holds a boot, a name or a disk id. Equal content continues, other content refuses.
+/// What a boot got: one disk, one release. Outlives its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootClaim {
+    /// The disk.
+    pub disk: DiskId,
+    /// The boot, which also is the key.
+    pub boot: BootId,
+    /// The attester.
+    pub attester: AttesterIdentity,
+    /// The generation that this boot committed: from then on it gets no ticket.
+    pub committed: Option<Generation>,
+}
+
+/// Who holds a name or a disk id. Equal content continues, other content refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
@@ -162,6 +178,14 @@ impl Snapshot {
             Value::Claim(claim) => Some(claim),
             _ => None,
         })
+    }
+
+    pub(crate) fn boot(&self, boot: BootId) -> Result<Option<BootClaim>, Halt> {
+        self.value(Key::Boot(boot), |value| match value {
+            Value::Boot(claim) if claim.boot == boot => Some(claim),
+            _ => None,
+        })
+        .map(Option::<&BootClaim>::copied)
     }
 
     pub(crate) fn attester(&self, attester: AttesterIdentity) -> Result<Option<DiskId>, Halt> {

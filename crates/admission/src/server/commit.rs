@@ -1,6 +1,6 @@
 use super::{Desk, Step, ready_when_written};
 use crate::{
-    ControlPlaneEntry, Grant, NodeRecord, Plan, Refusal,
+    BootClaim, ControlPlaneEntry, Grant, NodeRecord, Plan, Refusal,
     record::RecordState,
     refusal::Describe,
     store::{Halt, Key, Value, Writes},
@@ -10,24 +10,64 @@ use evidence::AdmissionPath;
 use identity::{DiskId, Generation};
 
 impl Desk<'_> {
-    /// `Commit`: only the boot that got the latest ticket, only upwards, and the same one twice when
-    /// the acknowledgement was lost.
+    /// `Commit`: only a boot that got a ticket for this disk, only upwards, and the same generation
+    /// twice when the acknowledgement was lost. The boot is spent first, so that no prefix of the
+    /// writes leaves a committed boot that gets another key.
     pub(super) fn commit(&self, disk: DiskId, generation: Generation) -> Result<Step, Halt> {
         self.snapshot.need(&[
+            Key::Boot(self.peer.boot),
             Key::Disk(disk),
             Key::Attester(self.peer.attester),
             Key::Record(disk),
         ])?;
         let record = self.live_record(disk)?;
-        if record.boot != self.peer.boot {
-            return Err(Refusal::Superseded { disk }.into());
-        }
         let mut writes = Writes::default();
-        if record.committed != Some(self.peer.boot) || record.generation != generation {
+        self.spend_boot(record, generation, &mut writes)?;
+        if record.committed != Some(self.peer.boot) {
             writes.record(Some(record), self.committed(record, generation)?);
         }
         self.spend_control_plane(record, &mut writes)?;
         Ok(ready_when_written(writes, || self.acknowledge(record)))
+    }
+
+    fn spend_boot(
+        &self,
+        record: &NodeRecord,
+        generation: Generation,
+        writes: &mut Writes,
+    ) -> Result<(), Halt> {
+        let disk = record.disk;
+        let stored = self.snapshot.boot(self.peer.boot)?;
+        let claim = stored.filter(|claim| claim.disk == disk);
+        let claim = claim.ok_or(Refusal::NoTicket { disk })?;
+        match claim.committed {
+            Some(committed) if committed == generation => {}
+            Some(_) => return Err(Refusal::BootSpent { disk }.into()),
+            None => {
+                let spent = BootClaim {
+                    committed: Some(generation),
+                    ..claim
+                };
+                self.above_record(record, generation)?;
+                writes.put(
+                    Key::Boot(claim.boot),
+                    stored.map(Value::Boot),
+                    Value::Boot(spent),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn above_record(&self, record: &NodeRecord, got: Generation) -> Result<(), Refusal> {
+        if got > record.generation {
+            return Ok(());
+        }
+        Err(Refusal::GenerationNotNew {
+            disk: record.disk,
+            recorded: record.generation,
+            got,
+        })
     }
 
     fn committed(
@@ -35,14 +75,7 @@ impl Desk<'_> {
         record: &NodeRecord,
         generation: Generation,
     ) -> Result<NodeRecord, Refusal> {
-        let spent = record.committed == Some(self.peer.boot);
-        if generation <= record.generation || spent {
-            return Err(Refusal::GenerationNotNew {
-                disk: record.disk,
-                recorded: record.generation,
-                got: generation,
-            });
-        }
+        self.above_record(record, generation)?;
         // Init is not over with the first Commit: the operator's CLI ends it (`FinishInit`), and
         // until then the same machine may try again with the same id.
         let state = match self.peer.path {

@@ -1,6 +1,7 @@
 use super::{Desk, Step, ready_when_written};
 use crate::{
-    NodeRecord, Refusal,
+    NodeRecord, Refusal, TombstoneCause,
+    record::RecordState,
     store::{Halt, Key, Writes},
 };
 use identity::{DiskId, KeyVersion};
@@ -24,9 +25,6 @@ impl Desk<'_> {
             }
             .into());
         }
-        if record.committed == Some(self.peer.boot) {
-            return Err(Refusal::BootSpent { disk }.into());
-        }
         let mut writes = Writes::default();
         self.claim_boot(disk, &mut writes)?;
         self.lease_ended(record)?;
@@ -43,8 +41,8 @@ impl Desk<'_> {
     pub(super) fn live_record(&self, disk: DiskId) -> Result<&NodeRecord, Halt> {
         let record = self.snapshot.record(disk)?;
         let record = record.ok_or(Refusal::UnknownDisk { disk })?;
-        if record.is_tombstone() {
-            return Err(Refusal::Tombstoned { disk }.into());
+        if let RecordState::Tombstone(cause) = record.state {
+            return Err(self.dead(record, cause).into());
         }
         if record.attester != self.peer.attester {
             return Err(Refusal::AttesterMismatch {
@@ -65,6 +63,16 @@ impl Desk<'_> {
             }
         }
         Ok(record)
+    }
+
+    /// A header whose join was never committed guards nothing; its own machine starts over.
+    fn dead(&self, record: &NodeRecord, cause: TombstoneCause) -> Refusal {
+        let disk = record.disk;
+        let ours = record.attester == self.peer.attester;
+        match cause {
+            TombstoneCause::Superseded if ours => Refusal::NeverCommitted { disk },
+            TombstoneCause::Superseded | TombstoneCause::Forgotten => Refusal::Tombstoned { disk },
+        }
     }
 
     fn lease_ended(&self, record: &NodeRecord) -> Result<(), Refusal> {
