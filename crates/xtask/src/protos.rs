@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SOURCES: [&str; 3] = ["atls.proto", "join.proto", "key.proto"];
+const SOURCES: [&str; 4] = ["admin.proto", "atls.proto", "join.proto", "key.proto"];
 
 /// Messages with a secret in them: `api` writes their `Debug` by hand.
 const WITHOUT_DEBUG: [&str; 2] = [
