@@ -15,7 +15,7 @@ busybox mount -t ext4 -o noatime /dev/mapper/constellation-state "$state" || fin
 counter=$(busybox cat "$state/counter" 2>/dev/null || busybox echo 0)
 counter=$((counter + 1))
 busybox echo "$counter" >"$state/counter.new" || finish write-failed
-busybox fsync "$state/counter.new" || finish sync-failed
+busybox sync "$state/counter.new" || finish sync-failed
 busybox mv "$state/counter.new" "$state/counter" || finish write-failed
-busybox fsync "$state" || finish sync-failed
+busybox sync "$state" || finish sync-failed
 say "counter=$counter"
