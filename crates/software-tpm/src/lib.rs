@@ -2,7 +2,10 @@
 //!
 //! Runs the real `swtpm` and `swtpm_setup` (Debian packages `swtpm`, `swtpm-tools`). Production
 //! crates may name this crate under `dev-dependencies` and nowhere else. It knows no structure of
-//! ours: it hands over bytes.
+//! ours: it hands over bytes. [`keys`] has the keys of a TPM without the TPM, for tests and
+//! benchmarks of pure code and services that need thousands of attesters.
+
+pub mod keys;
 
 use std::{
     fs, io,
