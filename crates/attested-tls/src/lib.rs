@@ -19,12 +19,20 @@
 
 mod admitter;
 mod attester;
+#[cfg(feature = "tokio")]
+mod bridge;
 mod channel;
+#[cfg(feature = "tokio")]
+mod driver;
 mod error;
 mod frame;
 mod hello;
 mod refusal;
+#[cfg(feature = "ureq")]
+mod rpc;
 mod sealing;
+#[cfg(feature = "tokio")]
+mod stream;
 mod tls;
 mod wire;
 
@@ -34,10 +42,16 @@ pub use admitter::{
 };
 pub use attester::{AttesterProgress, AttesterSession, AttesterTerms, EvidenceRequest};
 pub use channel::{AcceptedAttester, Channel, ProvenAdmitter};
+#[cfg(feature = "tokio")]
+pub use driver::{Admitter, Appraiser, HandshakeError};
 pub use error::SessionError;
 pub use frame::{FrameError, MAX_FRAME};
 pub use refusal::{FailedCheck, Refusal};
+#[cfg(feature = "ureq")]
+pub use rpc::{RpcClient, RpcError, TimedStream};
 pub use sealing::{SealError, SealingKey, SealingPublicKey};
+#[cfg(feature = "tokio")]
+pub use stream::AttestedStream;
 pub use tls::{ALPN, SetupError, TlsEnd};
 pub use wire::{MAX_RECEIVED, Start};
 
