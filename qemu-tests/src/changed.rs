@@ -14,7 +14,6 @@ use crate::process::run;
 #[derive(Clone, Debug)]
 pub struct ChangedUki {
     stub: Vec<u8>,
-    os_release: Vec<u8>,
     kernel_release: String,
     kernel: Vec<u8>,
     /// The kernel's command line.
@@ -30,7 +29,6 @@ impl ChangedUki {
         let parsed = Uki::parse(&bytes).with_context(|| format!("read {}", uki.display()))?;
         Ok(Self {
             stub: fs::read(stub).with_context(|| format!("read {}", stub.display()))?,
-            os_release: parsed.section(".osrel")?.to_vec(),
             kernel_release: String::from_utf8(parsed.section(".uname")?.to_vec())?,
             kernel: parsed.section(".linux")?.to_vec(),
             cmdline: parsed.cmdline().as_str().to_owned(),
@@ -51,7 +49,6 @@ impl ChangedUki {
         let cmdline = Cmdline::parse(self.cmdline.as_bytes())?;
         let bytes = build(&Parts {
             stub: &self.stub,
-            os_release: &self.os_release,
             kernel_release: &self.kernel_release,
             cmdline: &cmdline,
             initrd: &self.initrd,
@@ -80,7 +77,6 @@ mod tests {
     fn an_appended_archive_starts_aligned_and_holds_the_file() {
         let mut uki = ChangedUki {
             stub: Vec::new(),
-            os_release: Vec::new(),
             kernel_release: String::new(),
             kernel: Vec::new(),
             cmdline: String::new(),

@@ -8,8 +8,9 @@ use alloc::{string::String, vec::Vec};
 use thiserror::Error;
 
 /// Sections that come from us, in the order they are written. The kernel is last, as ukify does:
-/// newer stubs may unpack it beyond its end.
-const ORDER: [&str; 5] = [".osrel", ".uname", ".cmdline", ".initrd", ".linux"];
+/// newer stubs may unpack it beyond its end. There is no `.osrel`: from version 257 on the stub would
+/// add it to the initramfs, which holds nothing but what its builder put there.
+const ORDER: [&str; 4] = [".uname", ".cmdline", ".initrd", ".linux"];
 
 /// Why a UKI can't be made or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -43,8 +44,6 @@ pub enum UkiError {
 pub struct Parts<'a> {
     /// The stub, a PE file without signature.
     pub stub: &'a [u8],
-    /// Content of `os-release`.
-    pub os_release: &'a [u8],
     /// What `uname -r` will say.
     pub kernel_release: &'a str,
     /// The measured command line.
@@ -69,12 +68,8 @@ pub struct Uki<'a> {
 /// [`UkiError`] if the stub is not a plain PE file.
 pub fn build(parts: &Parts<'_>) -> Result<Vec<u8>, UkiError> {
     let stub = Pe::parse(parts.stub).map_err(UkiError::Pe)?;
-    let [osrel, uname, cmdline, initrd, linux] = ORDER;
+    let [uname, cmdline, initrd, linux] = ORDER;
     let sections = [
-        NewSection {
-            name: osrel,
-            data: parts.os_release,
-        },
         NewSection {
             name: uname,
             data: parts.kernel_release.as_bytes(),

@@ -38,7 +38,7 @@ impl Apt {
         let sources = machine_sources()?;
         let entry = sources
             .iter()
-            .find(|source| source.suites.iter().any(|suite| *suite == codename))
+            .find(|source| source.suites.contains(&codename))
             .with_context(|| format!("no APT source of this machine serves `{codename}`"))?;
         let mut suites = vec![codename.clone(), format!("{codename}-updates")];
         suites.extend(backports(&codename));

@@ -23,6 +23,9 @@ use std::{
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
+/// Path of the stub in its package.
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+
 /// Arguments of `xtask image`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -32,6 +35,9 @@ pub(crate) struct Args {
     /// A static program to use as `/init` instead of building the profile's own
     #[arg(long)]
     init: Option<PathBuf>,
+    /// A stub to use instead of the one from `systemd-boot-efi`
+    #[arg(long)]
+    stub: Option<PathBuf>,
     /// Where the outputs go [default: target/image/<PROFILE>]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -73,10 +79,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Some(init) => init.clone(),
         None => args.profile.build_init(Path::new("target"))?,
     };
+    let packaged = || packages.unpacked.join("systemd-boot-efi").join(STUB);
     let image = Image {
         profile: args.profile,
         packages: &packages,
         init: &init,
+        stub: &args.stub.clone().unwrap_or_else(packaged),
     };
     image.build(&out)?;
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
@@ -213,6 +221,7 @@ struct Image<'a> {
     profile: Profile,
     packages: &'a Packages,
     init: &'a Path,
+    stub: &'a Path,
 }
 
 impl Image<'_> {
@@ -227,13 +236,10 @@ impl Image<'_> {
             "console=ttyS0 quiet panic=-1 constellation.evidence=tpm constellation.root={}",
             verity.parameter()
         );
-        let stub = self.packages.unpacked.join("systemd-boot-efi");
-        let stub = fs::read(stub.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub"))?;
-        let os_release = os_release(self.profile);
+        let stub = fs::read(self.stub)?;
         let cmdline = Cmdline::parse(cmdline.as_bytes())?;
         let parts = uki::Parts {
             stub: &stub,
-            os_release: os_release.as_bytes(),
             kernel_release: release,
             cmdline: &cmdline,
             initrd: &initrd,
@@ -315,14 +321,6 @@ const OUTPUTS: [&str; 6] = [
     "initrd.cpio",
     "cmdline",
 ];
-
-fn os_release(profile: Profile) -> String {
-    let (version, variant) = (env!("CARGO_PKG_VERSION"), profile.name());
-    format!(
-        "ID=constellation\nNAME=Constellation\nVERSION_ID={version}\nVARIANT_ID={variant}\n\
-         PRETTY_NAME=\"Constellation {version} ({variant})\"\n"
-    )
-}
 
 fn prepared(dir: &Path) -> anyhow::Result<&Path> {
     fs::create_dir_all(dir)?;
