@@ -1,4 +1,10 @@
 //! Endorsement key certificates: which chains are trusted and which are not.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use appraisal::{
     AppraisalError, Appraiser, CertificateError, LoadError, Policy, REQUIRED_PCRS, ReferenceValues,

@@ -1,4 +1,10 @@
 //! Policy and reference value documents: each rule with a document that breaks it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use appraisal::{Appraiser, LoadError, Policy, REQUIRED_PCRS, ReferenceValues};
 use serde_json::{Value, json};

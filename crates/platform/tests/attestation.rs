@@ -1,5 +1,11 @@
 //! Attestation end to end: a real software TPM with a real endorsement certificate, the attester of
 //! this crate, the verifier of `appraisal`. Liars are made by changing bytes on the way to the TPM.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use appraisal::{
     AppraisalError, Appraised, Appraiser, AuthenticatedEk, CredentialSecret, Policy, REQUIRED_PCRS,
@@ -18,7 +24,7 @@ use std::{
     io,
     sync::{Arc, Mutex},
 };
-use tpm::{Public, PublicKey, QuoteError};
+use tpm::{Curve, Public, PublicKey, QuoteError};
 
 /// What a liar does to a command before the TPM sees it.
 type Lie = fn(Vec<u8>) -> Vec<u8>;
@@ -182,10 +188,32 @@ fn an_ecc_tpm_is_accepted_though_another_key_is_at_the_persistent_handle() {
         "ek_authorities": [{"certificate": root, "bound_to_platform": true}],
     }));
     let appraiser = Appraiser::new(policy, untouched()).unwrap();
-    let mut attester = attester(&tpm, honest);
+    // Also with a P-384 attestation key, which our own attester would not make.
+    let p384 = |command| {
+        replace(
+            command,
+            &[0, 0x18, 0, 0x0b, 0, 3],
+            &[0, 0x18, 0, 0x0b, 0, 4],
+        )
+    };
+    for (lie, expected) in [(honest as Lie, Curve::P256), (p384, Curve::P384)] {
+        let mut attester = attester(&tpm, lie);
+        let ak = Public::parse(&attester.identity().ak_public).unwrap();
+        assert!(matches!(ak.key, PublicKey::Ecc { curve, .. } if curve == expected));
+        attest(&appraiser, &mut attester).map(drop).unwrap();
+    }
+}
+
+#[test]
+fn an_attestation_key_with_rsa_pss_is_accepted() {
+    let (authority, tpm) = machine();
+    let pss = |command| replace(command, &[0, 0x14, 0, 0x0b], &[0, 0x16, 0, 0x0b]);
+    let mut attester = attester(&tpm, pss);
     let ak = Public::parse(&attester.identity().ak_public).unwrap();
-    assert!(matches!(ak.key, PublicKey::Ecc { .. }));
-    let _ = attest(&appraiser, &mut attester).unwrap();
+    assert_eq!(ak.scheme.algorithm, tpm::constants::alg::RSAPSS);
+    attest(&appraiser(&authority), &mut attester)
+        .map(drop)
+        .unwrap();
 }
 
 #[test]
@@ -381,7 +409,9 @@ fn a_changed_pcr_is_named_and_the_latch_holds_until_the_power_is_cut() {
     );
     drop(first);
     tpm.power_cycle().unwrap();
-    let _ = attest(&appraiser, &mut attester(&tpm, honest)).unwrap();
+    attest(&appraiser, &mut attester(&tpm, honest))
+        .map(drop)
+        .unwrap();
 }
 
 #[test]
@@ -399,7 +429,7 @@ fn every_changed_or_missing_byte_of_evidence_is_refused() {
         let (challenged, _) = ek.challenge(secret()).unwrap();
         appraiser.appraise(challenged, secret().expose_secret(), evidence, &binding)
     };
-    let _ = appraise(&good).unwrap();
+    appraise(&good).map(drop).unwrap();
     let fields: [fn(&mut TpmEvidence) -> &mut Vec<u8>; 2] = [
         |evidence| &mut evidence.attestation,
         |evidence| &mut evidence.signature,

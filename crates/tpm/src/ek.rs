@@ -41,6 +41,19 @@ impl EkKind {
     /// what `TPM2_CreatePrimary` must be asked for to get the endorsement key again.
     #[must_use]
     pub fn template(self) -> Vec<u8> {
+        let mut out = self.parameters();
+        match self {
+            Self::Rsa2048 => push_sized(&mut out, &[0; RSA_BYTES]),
+            Self::EccP256 => {
+                push_sized(&mut out, &[0; P256_BYTES]);
+                push_sized(&mut out, &[0; P256_BYTES]);
+            }
+        }
+        out
+    }
+
+    /// The template up to `unique`.
+    fn parameters(self) -> Vec<u8> {
         let kind = match self {
             Self::Rsa2048 => alg::RSA,
             Self::EccP256 => alg::ECC,
@@ -57,13 +70,10 @@ impl EkKind {
             Self::Rsa2048 => {
                 out.extend_from_slice(&RSA_BITS.to_be_bytes());
                 out.extend_from_slice(&0_u32.to_be_bytes());
-                push_sized(&mut out, &[0; RSA_BYTES]);
             }
             Self::EccP256 => {
                 out.extend_from_slice(&curve::P256.to_be_bytes());
                 out.extend_from_slice(&alg::NULL.to_be_bytes());
-                push_sized(&mut out, &[0; P256_BYTES]);
-                push_sized(&mut out, &[0; P256_BYTES]);
             }
         }
         out
@@ -75,7 +85,8 @@ impl EkKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndorsementKey {
     kind: EkKind,
-    public: Public,
+    key: PublicKey,
+    name: Name,
 }
 
 impl EndorsementKey {
@@ -104,7 +115,11 @@ impl EndorsementKey {
         )?;
         require("symmetric", &Some(SYMMETRIC), &public.symmetric)?;
         require("scheme", &Scheme::NULL, &public.scheme)?;
-        Ok(Self { kind, public })
+        Ok(Self {
+            kind,
+            name: canonical_name(kind, &public.key),
+            key: public.key,
+        })
     }
 
     /// The template.
@@ -113,17 +128,33 @@ impl EndorsementKey {
         self.kind
     }
 
-    /// The key's name; its SHA-256 is the attester's identity.
+    /// The key's name; its SHA-256 is the attester's identity. It is the name of the template's own
+    /// encoding: a peer that writes the same key in another way (the exponent 65537 as itself, a
+    /// coordinate without its leading zeros) gets no second identity.
     #[must_use]
     pub const fn name(&self) -> &Name {
-        self.public.name()
+        &self.name
     }
 
     /// The key itself.
     #[must_use]
     pub const fn key(&self) -> &PublicKey {
-        &self.public.key
+        &self.key
     }
+}
+
+fn canonical_name(kind: EkKind, key: &PublicKey) -> Name {
+    let mut public = kind.parameters();
+    match key {
+        PublicKey::Rsa { modulus, .. } => push_sized(&mut public, modulus),
+        PublicKey::Ecc { point, .. } => {
+            let coordinates = point.get(1..).unwrap_or_default();
+            for coordinate in coordinates.chunks(P256_BYTES) {
+                push_sized(&mut public, coordinate);
+            }
+        }
+    }
+    Name::of_public(&public)
 }
 
 fn require<T: PartialEq + core::fmt::Debug>(

@@ -112,7 +112,7 @@ impl Name {
         &self.0
     }
 
-    fn of_public(public: &[u8]) -> Self {
+    pub(crate) fn of_public(public: &[u8]) -> Self {
         let mut name = [0; 34];
         let (algorithm, hash) = name.split_at_mut(2);
         algorithm.copy_from_slice(&alg::SHA256.to_be_bytes());
