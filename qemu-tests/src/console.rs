@@ -110,6 +110,15 @@ impl Console {
         })
     }
 
+    /// The next line, or none once the machine is off.
+    pub fn next_line(&mut self, timeout: Duration) -> Result<Option<Line>> {
+        let found = self.expect_with("any line", timeout, |line| Some(line.clone()));
+        match found {
+            Err(_) if self.shared.lock().closed => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Waits until the console closes, that is, until the machine is off.
     pub fn wait_closed(&self, timeout: Duration) -> Result<()> {
         let end = Instant::now() + timeout;

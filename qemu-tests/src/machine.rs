@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
+pub(crate) use arguments::FIRMWARE;
 pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
 pub use qmp::Qmp;
 

@@ -36,7 +36,7 @@ pub(crate) struct PoweredTpm {
 }
 
 impl TpmAuthority {
-    /// Makes a new authority in a folder of its own; its CA appears with the first TPM.
+    /// Makes a new authority in a folder of its own.
     pub fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let dir = dir.canonicalize()?;
@@ -63,7 +63,10 @@ impl TpmAuthority {
             dir.join("localca.options"),
             "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n",
         )?;
-        Ok(Self { dir })
+        let authority = Self { dir };
+        // The CA's own certificates are made with the first TPM that it certifies.
+        Swtpm::manufacture(&authority.dir.join("first"), &authority)?;
+        Ok(authority)
     }
 
     /// The root certificate, PEM.
@@ -78,8 +81,7 @@ impl TpmAuthority {
 
     fn read(&self, name: &str) -> Result<String> {
         let path = self.dir.join(name);
-        fs::read_to_string(&path)
-            .with_context(|| format!("read {} (made with the first TPM)", path.display()))
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 }
 

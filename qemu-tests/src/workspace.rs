@@ -85,22 +85,17 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// A program of this workspace, built beside the running one.
+/// A program of this workspace: the newest build of it, whatever the profile.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let here = std::env::current_exe().context("find the running program")?;
-    // Test programs live one level deeper, in `deps`.
-    let found = here
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
-    found.with_context(|| {
-        format!(
-            "no program `{name}` beside {}\nhint: build it first, `cargo build -p <its package>`",
-            here.display()
-        )
-    })
+    let built = ["release", "debug"].map(|profile| target_dir().join(profile).join(name));
+    let dated = built.into_iter().filter_map(|path| {
+        let modified = path.metadata().ok()?.modified().ok()?;
+        Some((modified, path))
+    });
+    let (_, newest) = dated.max().with_context(|| {
+        format!("program `{name}` is not built\nhint: `cargo build -p` the package that has it")
+    })?;
+    Ok(newest.canonicalize()?)
 }
 
 /// `target/qemu-tests`.

@@ -24,7 +24,7 @@ pub const PUSH_PORT: u16 = 30091;
 const METADATA: &str = "169.254.169.254:80";
 
 /// Where Debian's package `ovmf` puts the firmware.
-const FIRMWARE: &str = "/usr/share/OVMF";
+pub(crate) const FIRMWARE: &str = "/usr/share/OVMF";
 
 /// Everything that QEMU's arguments depend on.
 pub(super) struct Plan<'a> {

@@ -1,0 +1,176 @@
+//! The operator's command line, as an operator calls it: one small function a verb.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::process::run;
+use crate::workspace::program;
+
+/// The `constellation` program with one owner's files.
+#[derive(Clone, Debug)]
+pub struct Cli {
+    program: PathBuf,
+    passphrase: PathBuf,
+    dir: PathBuf,
+}
+
+impl Cli {
+    /// Keeps the owner's files in `dir`; the passphrase of its secrets is made here.
+    pub fn new(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let passphrase = dir.join("passphrase");
+        fs::write(&passphrase, "a passphrase for one run of the tests\n")?;
+        Ok(Self {
+            program: program("constellation")?,
+            passphrase,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// A file of the owner.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// `owner new`: `owner.key` and `owner.pub`.
+    pub fn owner_new(&self) -> Result<Value> {
+        self.json(
+            self.command(&["owner", "new"])
+                .arg("--out")
+                .arg(&self.dir)
+                .args(self.passphrase()),
+        )
+    }
+
+    /// `owner certify`: `admission.key` and `admission.cert.json`.
+    pub fn owner_certify(&self) -> Result<Value> {
+        let mut command = self.command(&["owner", "certify"]);
+        command.arg("--owner-key").arg(self.file("owner.key"));
+        self.json(command.arg("--out").arg(&self.dir).args(self.passphrase()))
+    }
+
+    /// `keys new`: `master-secret.key` and `cluster.json`.
+    pub fn keys_new(&self) -> Result<Value> {
+        self.json(
+            self.command(&["keys", "new"])
+                .arg("--out")
+                .arg(&self.dir)
+                .args(self.passphrase()),
+        )
+    }
+
+    /// `keys audit`: `audit.key` and `audit.pub` in a folder of their own.
+    pub fn keys_audit(&self, out: &Path) -> Result<Value> {
+        self.json(self.command(&["keys", "audit"]).arg("--out").arg(out))
+    }
+
+    /// `pki new`: the services' certificates.
+    pub fn pki_new(&self, out: &Path) -> Result<Value> {
+        self.json(self.command(&["pki", "new"]).arg("--out").arg(out))
+    }
+
+    /// `image own`: this owner's copy of an image.
+    pub fn image_own(&self, uki: &Path, out: &Path) -> Result<Value> {
+        let mut command = self.command(&["image", "own"]);
+        command.arg(uki).arg("--owner").arg(self.file("owner.pub"));
+        self.json(command.arg("--out").arg(out))
+    }
+
+    /// `measure`: the PCR values of an image's boot on a firmware, by its event log.
+    pub fn measure(&self, uki: &Path, event_log: &Path) -> Result<Value> {
+        let mut command = self.command(&["measure"]);
+        self.json(command.arg(uki).arg("--event-log").arg(event_log))
+    }
+
+    /// `policy sign`: the appraisal policy, signed by the owner.
+    pub fn policy_sign(&self, document: &Path, out: &Path) -> Result<Value> {
+        let mut command = self.command(&["policy", "sign"]);
+        self.sign(command.arg(document), out)
+    }
+
+    /// `reference-values add`: one image with its measurements, as `measure` printed them.
+    pub fn reference_values_add(
+        &self,
+        document: &Path,
+        image: &str,
+        measurements: &Path,
+    ) -> Result<Value> {
+        let mut command = self.command(&["reference-values", "add"]);
+        command
+            .arg(document)
+            .args(["--name", image, "--role", "worker"]);
+        self.json(command.arg("--measurements").arg(measurements))
+    }
+
+    /// `reference-values sign`: the document for the join service, signed by the owner.
+    pub fn reference_values_sign(&self, document: &Path, out: &Path) -> Result<Value> {
+        let mut command = self.command(&["reference-values", "sign"]);
+        self.sign(command.arg(document), out)
+    }
+
+    /// `node show`.
+    pub fn node_show(&self, socket: &Path, name: &str) -> Result<Value> {
+        self.json(
+            self.command(&["node", "show", name])
+                .arg("--socket")
+                .arg(socket),
+        )
+    }
+
+    /// `node forget`: the disk id is dead, the name is free.
+    pub fn node_forget(&self, socket: &Path, name: &str) -> Result<Value> {
+        self.json(
+            self.command(&["node", "forget", name])
+                .arg("--socket")
+                .arg(socket),
+        )
+    }
+
+    /// `recover`: unlocks a node that waits, without the services.
+    pub fn recover(&self, agent: &str, policy: &Path, reference_values: &Path) -> Result<Value> {
+        let mut command = self.command(&["recover", agent]);
+        command.arg("--owner-key").arg(self.file("owner.key"));
+        command.arg("--cluster").arg(self.file("cluster.json"));
+        command
+            .arg("--master-secret")
+            .arg(self.file("master-secret.key"));
+        command.arg("--policy").arg(policy);
+        command.arg("--reference-values").arg(reference_values);
+        self.json(command.args(self.passphrase()))
+    }
+
+    /// `audit verify`.
+    pub fn audit_verify(&self, log: &Path, key: &Path) -> Result<Value> {
+        let mut command = self.command(&["audit", "verify"]);
+        self.json(command.arg(log).arg("--key").arg(key))
+    }
+
+    /// The passphrase file, for services that read the same secrets.
+    pub fn passphrase_file(&self) -> &Path {
+        &self.passphrase
+    }
+
+    fn sign(&self, command: &mut Command, out: &Path) -> Result<Value> {
+        command.arg("--owner-key").arg(self.file("owner.key"));
+        self.json(command.arg("--out").arg(out).args(self.passphrase()))
+    }
+
+    fn passphrase(&self) -> [&std::ffi::OsStr; 2] {
+        ["--passphrase-file".as_ref(), self.passphrase.as_os_str()]
+    }
+
+    fn command(&self, verbs: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--output", "json"]).args(verbs);
+        command
+    }
+
+    fn json(&self, command: &mut Command) -> Result<Value> {
+        let answer = run(command)?;
+        serde_json::from_str(&answer).with_context(|| format!("{command:?} said {answer:?}"))
+    }
+}

@@ -1,0 +1,134 @@
+//! What this firmware measures, from one boot that the tests trust.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::accelerator::Accelerator;
+use crate::console::Line;
+use crate::image::Image;
+use crate::machine::{Boot, FIRMWARE, MachineConfig};
+use crate::process::run;
+use crate::site::PCRS;
+use crate::swtpm::{Swtpm, TpmAuthority};
+use crate::workspace::{Workspace, base_dir};
+
+/// Firmware, kernel and probe under emulation on a busy machine.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// The TCG event log of a trusted boot of the probe image on this firmware, as a file.
+///
+/// Operators record it once for a firmware; here it is kept until firmware or QEMU change.
+pub fn firmware_event_log(accelerator: Accelerator) -> Result<PathBuf> {
+    let path = base_dir().join(format!("firmware-{:016x}.log", machine_fingerprint()?));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let workspace = Workspace::create("golden-boot")?;
+    let boot = Boot::Firmware {
+        uki: Image::of("probe")?.uki(),
+    };
+    let lines = probe(&workspace, accelerator, boot)?;
+    fs::write(&path, event_log(&lines)?)?;
+    Ok(path)
+}
+
+/// The PCR values that a direct boot leaves, in the form of `constellation measure`. Kept likewise.
+pub fn direct_boot_pcrs(accelerator: Accelerator) -> Result<Value> {
+    let path = base_dir().join(format!("direct-{:016x}.json", machine_fingerprint()?));
+    if let Ok(known) = fs::read(&path) {
+        return Ok(serde_json::from_slice(&known)?);
+    }
+    let workspace = Workspace::create("golden-direct-boot")?;
+    let boot = Image::of("probe")?.direct("")?;
+    let measurements = pcrs(&probe(&workspace, accelerator, boot)?)?;
+    fs::write(&path, measurements.to_string())?;
+    Ok(measurements)
+}
+
+/// The values that the probe prints.
+fn pcrs(lines: &[Line]) -> Result<Value> {
+    let mut pcrs = serde_json::Map::new();
+    for index in PCRS {
+        let prefix = format!("probe: pcr={index} ");
+        let value = lines
+            .iter()
+            .find_map(|line| line.text.strip_prefix(&prefix));
+        let value = value.with_context(|| format!("the probe shows no PCR {index}"))?;
+        pcrs.insert(index.to_string(), json!([value]));
+    }
+    Ok(json!({ "pcrs": pcrs }))
+}
+
+fn probe(workspace: &Workspace, accelerator: Accelerator, boot: Boot) -> Result<Vec<Line>> {
+    let authority = TpmAuthority::create(&workspace.file("tpm-ca"))?;
+    let mut config = MachineConfig::new(workspace, accelerator, boot);
+    config.tpm = Some(Swtpm::manufacture(&workspace.file("tpm"), &authority)?);
+    let mut machine = config.start("golden")?;
+    machine.wait_off(BOOT)?;
+    Ok(machine.console.lines())
+}
+
+/// Reads the log that the probe prints as hexadecimal lines after its length.
+fn event_log(lines: &[Line]) -> Result<Vec<u8>> {
+    let words = lines
+        .iter()
+        .filter_map(|line| line.text.strip_prefix("probe: log "));
+    let digits: String = words.collect();
+    let length = lines
+        .iter()
+        .find_map(|line| line.text.strip_prefix("probe: event-log bytes="));
+    let length: usize = length.context("the probe found no event log")?.parse()?;
+    ensure!(
+        digits.len() == 2 * length,
+        "the event log on the console is cut"
+    );
+    let bytes = digits.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair)?;
+        Ok(u8::from_str_radix(pair, 16)?)
+    });
+    bytes.collect()
+}
+
+/// Changes with whatever may change what the firmware measures.
+fn machine_fingerprint() -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    run(Command::new("qemu-system-x86_64").arg("--version"))?.hash(&mut hasher);
+    for name in ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"] {
+        let path = format!("{FIRMWARE}/{name}");
+        fs::read(&path)
+            .with_context(|| format!("read {path}"))?
+            .hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(texts: &[&str]) -> Vec<Line> {
+        let line = |text: &&str| Line {
+            at: Duration::ZERO,
+            text: (*text).to_owned(),
+        };
+        texts.iter().map(line).collect()
+    }
+
+    #[test]
+    fn the_event_log_is_read_back_and_a_cut_one_refused() {
+        let whole = [
+            "probe: event-log bytes=3",
+            "probe: log 01ff",
+            "probe: log 10",
+        ];
+        assert_eq!(event_log(&lines(&whole)).unwrap(), [1, 255, 16]);
+        assert!(event_log(&lines(&whole[..2])).is_err());
+        assert!(event_log(&lines(&["probe: event-log none"])).is_err());
+    }
+}
