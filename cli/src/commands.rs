@@ -12,6 +12,8 @@ mod manual;
 mod measure;
 mod owner;
 mod pki;
+mod policy;
+mod reference_values;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
 #[derive(Parser, Debug)]
@@ -40,6 +42,12 @@ enum Command {
     Image(image::Command),
     /// Compute the PCR values of an image's boot
     Measure(measure::Measure),
+    /// Say which evidence is accepted
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Say which images may boot, and in which roles
+    #[command(subcommand)]
+    ReferenceValues(reference_values::Command),
     /// Check audit logs
     #[command(subcommand)]
     Audit(audit::Command),
@@ -58,6 +66,8 @@ impl Cli {
             Command::Pki(command) => command.run(self.output),
             Command::Image(command) => command.run(self.output),
             Command::Measure(command) => command.run(self.output),
+            Command::Policy(command) => command.run(self.output),
+            Command::ReferenceValues(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

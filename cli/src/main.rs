@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 mod cluster_file;
 mod commands;
+mod documents;
 mod files;
 mod output;
 mod secrets;

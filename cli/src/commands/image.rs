@@ -2,14 +2,10 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use owner::OwnerPublicKey;
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
-use crate::{
-    files,
-    output::{OutputFormat, WithHint as _},
-};
+use crate::{documents, files, output::OutputFormat};
 
 /// Make an owner's image from a published one.
 #[derive(Subcommand, Debug)]
@@ -41,11 +37,7 @@ pub(crate) struct Own {
 
 impl Own {
     fn run(self) -> Result<OwnedImage> {
-        let owner: OwnerPublicKey = files::read_text(&self.owner)?
-            .trim_end()
-            .parse()
-            .with_context(|| format!("read `{}`", self.owner.display()))
-            .hint("give the file `owner.pub` that `constellation owner new` wrote")?;
+        let owner = documents::owner_public_key(&self.owner)?;
         let uki = files::read(&self.uki)?;
         let owned = measure::uki::own(&uki, owner.fingerprint().as_bytes())
             .with_context(|| format!("own `{}`", self.uki.display()))?;

@@ -1,8 +1,9 @@
 //! `constellation measure`: what a boot of an image leaves in the PCRs.
 
 use anyhow::{Context as _, Result, bail};
+use appraisal::document::{ByPcr, PcrValue};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -39,7 +40,9 @@ impl Measure {
         let pcrs = measure::predict::predict(&uki)
             .with_context(|| format!("measure `{}`", self.uki.display()))
             .hint("give a unified kernel image (UKI), as built by `make image`")?;
-        let mut values = Measurements::default();
+        let mut values = Measurements {
+            pcrs: ByPcr(BTreeMap::new()),
+        };
         for (index, register) in [
             (4, pcrs.pcr4),
             (9, pcrs.pcr9),
@@ -48,7 +51,7 @@ impl Measure {
             (13, pcrs.pcr13),
             (15, pcrs.pcr15),
         ] {
-            values.add(index, register.to_string());
+            values.add(index, *register.value());
         }
         for path in &self.event_log {
             for (index, value) in firmware_pcrs(path)? {
@@ -59,14 +62,14 @@ impl Measure {
     }
 }
 
-fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, String)>> {
+fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, [u8; 32])>> {
     let log = EventLog::parse(&files::read(path)?)
         .with_context(|| format!("read event log `{}`", path.display()))?;
     let replayed = log.replay();
     FIRMWARE_PCRS
         .iter()
         .map(|index| match replayed.get(index) {
-            Some(value) => Ok((*index, hex::encode(value))),
+            Some(value) => Ok((*index, *value)),
             None => bail!(
                 "event log `{}` has no event for PCR {index}",
                 path.display()
@@ -75,31 +78,32 @@ fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, String)>> {
         .collect()
 }
 
-/// PCR index to the values it may have, lower-case hex; what `reference-values add` reads.
-#[derive(Default, Serialize)]
-struct Measurements {
-    pcrs: BTreeMap<u32, Vec<String>>,
+/// PCR index to the values it may have; what `reference-values add` reads.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Measurements {
+    pub(crate) pcrs: ByPcr<Vec<PcrValue>>,
 }
 
 impl Measurements {
-    fn add(&mut self, index: u32, value: String) {
-        let values = self.pcrs.entry(index).or_default();
-        if !values.contains(&value) {
-            values.push(value);
+    fn add(&mut self, index: u32, value: [u8; 32]) {
+        let values = self.pcrs.0.entry(index).or_default();
+        if !values.contains(&PcrValue(value)) {
+            values.push(PcrValue(value));
         }
     }
 }
 
 impl fmt::Display for Measurements {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, values) in &self.pcrs {
+        for (index, values) in &self.pcrs.0 {
             for value in values {
                 writeln!(f, "PCR {index:>2}  {value}")?;
             }
         }
         let missing: Vec<_> = FIRMWARE_PCRS
             .iter()
-            .filter(|index| !self.pcrs.contains_key(index))
+            .filter(|index| !self.pcrs.0.contains_key(index))
             .map(u32::to_string)
             .collect();
         if !missing.is_empty() {

@@ -1,0 +1,181 @@
+//! `constellation reference-values`: what the images of a cluster measure.
+
+use anyhow::{Context as _, Result, bail};
+use appraisal::{
+    ReferenceValues,
+    document::{ImageDocument, ReferenceValuesDocument, VERSION},
+};
+use clap::{Args, Subcommand};
+use identity::Role;
+use owner::DocumentKind;
+use serde::Serialize;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::measure::Measurements;
+use crate::{
+    documents::{self, Sign},
+    output::{OutputFormat, WithHint as _},
+};
+
+/// Say which images may boot, and in which roles.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Add an image's measurements; makes the file when there is none
+    Add(Add),
+    /// List the images
+    List(List),
+    /// Remove an image: its nodes are refused at their next boot
+    Remove(Remove),
+    /// Check reference values and sign them with the owner key
+    Sign(Sign),
+}
+
+impl Command {
+    pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
+        match self {
+            Self::Add(add) => output.print(&add.run()?),
+            Self::List(list) => output.print(&Listing::of(documents::read(&list.file)?)),
+            Self::Remove(remove) => output.print(&remove.run()?),
+            Self::Sign(sign) => output.print(&sign.run(DocumentKind::ReferenceValues, |text| {
+                Ok(ReferenceValues::parse(text.as_bytes())?.serial())
+            })?),
+        }
+    }
+}
+
+/// Add an image's measurements.
+#[derive(Args, Debug)]
+pub(crate) struct Add {
+    /// The reference values
+    file: PathBuf,
+    /// Name for the image, unique in the file; logs and records carry it
+    #[arg(long, value_name = "NAME")]
+    image: String,
+    /// Role its nodes may take; may be repeated
+    #[arg(long = "role", required = true, value_name = "ROLE")]
+    roles: Vec<Role>,
+    /// What `constellation measure --output json` printed
+    #[arg(long, value_name = "FILE")]
+    measurements: PathBuf,
+}
+
+impl Add {
+    fn run(self) -> Result<Listing> {
+        let mut document = if self.file.exists() {
+            documents::read(&self.file)?
+        } else {
+            ReferenceValuesDocument {
+                version: VERSION,
+                serial: 0,
+                images: Vec::new(),
+            }
+        };
+        if document.images.iter().any(|image| image.name == self.image) {
+            return Err(anyhow::anyhow!("image `{}` is there already", self.image))
+                .hint("give another `--image`, or remove the old one first");
+        }
+        let measurements: Measurements = documents::read(&self.measurements)?;
+        document.images.push(ImageDocument {
+            name: self.image,
+            roles: self.roles,
+            pcrs: measurements.pcrs,
+            events: None,
+        });
+        save(&self.file, document)
+    }
+}
+
+/// List the images.
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// The reference values, not signed
+    file: PathBuf,
+}
+
+/// Remove an image.
+#[derive(Args, Debug)]
+pub(crate) struct Remove {
+    /// The reference values
+    file: PathBuf,
+    /// The image's name
+    #[arg(long, value_name = "NAME")]
+    image: String,
+}
+
+impl Remove {
+    fn run(self) -> Result<Listing> {
+        let mut document: ReferenceValuesDocument = documents::read(&self.file)?;
+        let before = document.images.len();
+        document.images.retain(|image| image.name != self.image);
+        if document.images.len() == before {
+            bail!(
+                "there is no image `{}` in `{}`",
+                self.image,
+                self.file.display()
+            );
+        }
+        save(&self.file, document)
+    }
+}
+
+/// Raises the serial, so that the change supersedes every document signed before.
+fn save(path: &Path, mut document: ReferenceValuesDocument) -> Result<Listing> {
+    document.serial = document
+        .serial
+        .checked_add(1)
+        .context("the serial cannot grow")?;
+    if !document.images.is_empty() {
+        ReferenceValues::parse(&serde_json::to_vec(&document)?)
+            .context("the change would not load")?;
+    }
+    documents::replace(path, &document)?;
+    Ok(Listing::of(document))
+}
+
+#[derive(Serialize)]
+struct Listing {
+    serial: u64,
+    images: Vec<ImageLine>,
+}
+
+#[derive(Serialize)]
+struct ImageLine {
+    name: String,
+    roles: Vec<Role>,
+    pcrs: Vec<u32>,
+}
+
+impl Listing {
+    fn of(document: ReferenceValuesDocument) -> Self {
+        let images = document.images.into_iter().map(|image| ImageLine {
+            name: image.name,
+            roles: image.roles,
+            pcrs: image.pcrs.0.into_keys().collect(),
+        });
+        Self {
+            serial: document.serial,
+            images: images.collect(),
+        }
+    }
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Serial {}", self.serial)?;
+        for image in &self.images {
+            let roles: Vec<_> = image.roles.iter().map(ToString::to_string).collect();
+            let pcrs: Vec<_> = image.pcrs.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "{}  {}  PCR {}",
+                image.name,
+                roles.join(", "),
+                pcrs.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
