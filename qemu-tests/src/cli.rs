@@ -86,6 +86,13 @@ impl Cli {
         self.json(command.arg(uki).arg("--event-log").arg(event_log))
     }
 
+    /// `policy new`: accept the TPMs of an authority.
+    pub fn policy_new(&self, document: &Path, root: &Path, issuer: &Path) -> Result<Value> {
+        let mut command = self.command(&["policy", "new"]);
+        command.arg(document).arg("--bound-ek-ca").arg(root);
+        self.json(command.arg("--ek-intermediate").arg(issuer))
+    }
+
     /// `policy sign`: the appraisal policy, signed by the owner.
     pub fn policy_sign(&self, document: &Path, out: &Path) -> Result<Value> {
         let mut command = self.command(&["policy", "sign"]);
@@ -102,7 +109,7 @@ impl Cli {
         let mut command = self.command(&["reference-values", "add"]);
         command
             .arg(document)
-            .args(["--name", image, "--role", "worker"]);
+            .args(["--image", image, "--role", "worker"]);
         self.json(command.arg("--measurements").arg(measurements))
     }
 

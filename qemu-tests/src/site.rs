@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::cli::Cli;
 use crate::machine::GUEST_JOIN_SERVICE;
@@ -29,8 +30,8 @@ pub struct Site {
     /// The owner's fingerprint, as on measured command lines.
     pub owner: String,
     dir: PathBuf,
+    run: TempDir,
     join_port: u16,
-    serial: u64,
 }
 
 impl Site {
@@ -50,11 +51,15 @@ impl Site {
             cli.keys_audit(&dir.join(format!("{service}-audit-key")))?;
             fs::create_dir_all(dir.join(format!("{service}-audit")))?;
         }
-        let layout = Layout::new(&dir, &cli)?;
-        let key_service =
-            layout.service("key-service", &layout.key_service()?, layout.key_admin)?;
-        let join_service =
-            layout.service("join-service", &layout.join_service(), layout.join_admin)?;
+        // Unix socket paths are at most 107 bytes, so the socket is not in the workspace.
+        let run = tempfile::tempdir()?;
+        let layout = Layout::new(&dir, &cli, run.path())?;
+        let cluster = fs::read_to_string(cli.file("cluster.json"))?;
+        let cluster: Value = serde_json::from_str(&cluster)?;
+        let config = layout.key_service(&cluster)?;
+        let key_service = Service::new("key-service", &dir, &config, layout.key_admin)?;
+        let config = layout.join_service(owner, &cluster);
+        let join_service = Service::new("join-service", &dir, &config, layout.join_admin)?;
         Ok(Self {
             join_port: layout.join_port,
             owner: owner.to_owned(),
@@ -62,30 +67,21 @@ impl Site {
             key_service,
             join_service,
             dir,
-            serial: 0,
+            run,
         })
     }
 
     /// Declares whose TPMs the policy accepts.
-    pub fn trust(&mut self, authority: &TpmAuthority) -> Result<()> {
-        let policy = json!({
-            "version": 1,
-            "serial": self.next_serial(),
-            "evidence": ["tpm"],
-            "tpm": {
-                "pcrs": PCRS,
-                "ek_authorities": [{"certificate": authority.root_pem()?, "bound_to_platform": true}],
-                "ek_intermediates": [authority.issuer_pem()?],
-            },
-        });
+    pub fn trust(&self, authority: &TpmAuthority) -> Result<()> {
         let document = self.dir.join("policy.json");
-        fs::write(&document, policy.to_string())?;
+        self.cli
+            .policy_new(&document, &authority.root(), &authority.issuer())?;
         self.cli.policy_sign(&document, &self.policy())?;
         Ok(())
     }
 
     /// Adds an image with its measurements to the reference values and signs them anew.
-    pub fn accept_image(&mut self, name: &str, measurements: &Value) -> Result<()> {
+    pub fn accept_image(&self, name: &str, measurements: &Value) -> Result<()> {
         let file = self.dir.join(format!("{name}.measurements.json"));
         fs::write(&file, measurements.to_string())?;
         let document = self.dir.join("reference-values.json");
@@ -119,7 +115,7 @@ impl Site {
 
     /// The join service's socket for the operator.
     pub fn admin_socket(&self) -> PathBuf {
-        self.dir.join("join-service.sock")
+        self.run.path().join("operator.sock")
     }
 
     /// The forward that lets a machine reach the join service.
@@ -141,16 +137,12 @@ impl Site {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-
-    fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
-    }
 }
 
 /// Where things are, for the configuration files.
 struct Layout<'a> {
     dir: &'a Path,
+    run: &'a Path,
     cli: &'a Cli,
     key_port: u16,
     key_admin: u16,
@@ -159,9 +151,10 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn new(dir: &'a Path, cli: &'a Cli) -> Result<Self> {
+    fn new(dir: &'a Path, cli: &'a Cli, run: &'a Path) -> Result<Self> {
         Ok(Self {
             dir,
+            run,
             cli,
             key_port: free_port()?,
             key_admin: free_port()?,
@@ -170,22 +163,17 @@ impl<'a> Layout<'a> {
         })
     }
 
-    fn service(&self, name: &str, config: &str, admin_port: u16) -> Result<Service> {
-        Service::new(name, self.dir, config, admin_port)
-    }
-
-    fn key_service(&self) -> Result<String> {
-        let cluster = fs::read_to_string(self.cli.file("cluster.json"))?;
-        let cluster: Value = serde_json::from_str(&cluster)?;
+    fn key_service(&self, cluster: &Value) -> Result<String> {
         let salt = cluster["salt"]
             .as_str()
             .context("cluster.json has no salt")?;
-        let version = &cluster["key_version"];
         Ok(format!(
             r#"listen = "127.0.0.1:{port}"
 admin_listen = "127.0.0.1:{admin}"
 drain_seconds = 5
 replica = "key-service-0"
+
+[tls]
 {tls}
 [[key]]
 version = {version}
@@ -195,30 +183,57 @@ secret = {{ encrypted = {{ path = "{secret}", passphrase = "{passphrase}" }} }}
 [[caller]]
 name = "dns:join-service"
 classes = ["state-disk"]
+
 {audit}"#,
             port = self.key_port,
             admin = self.key_admin,
             tls = self.tls("key-service"),
+            version = cluster["key_version"],
             secret = self.cli.file("master-secret.key").display(),
             passphrase = self.cli.passphrase_file().display(),
             audit = self.audit("key-service"),
         ))
     }
 
-    fn join_service(&self) -> String {
+    fn join_service(&self, owner: &str, cluster: &Value) -> String {
         format!(
             r#"listen = "127.0.0.1:{port}"
 admin_listen = "127.0.0.1:{admin}"
-operator_socket = "{dir}/join-service.sock"
+operator_socket = "{run}/operator.sock"
 drain_seconds = 5
 replica = "join-service-0"
-store = "{dir}/join-service.redb"
+cluster_id = {cluster_id}
+owner = "{owner}"
+key_version = {version}
+
+[admission_key]
+secret = {{ credential = {{ path = "{admission}.key" }} }}
+certificate = "{admission}.cert.json"
+
+[documents]
 policy = "{dir}/policy.signed.json"
 reference_values = "{dir}/reference-values.signed.json"
+
+[store]
+path = "{dir}/join-service.redb"
+
+[key_service]
+address = "127.0.0.1:{key_port}"
+server_name = "key-service"
+timeout_seconds = 5
+
+[key_service.tls]
+{tls}
 {audit}"#,
             port = self.join_port,
             admin = self.join_admin,
+            run = self.run.display(),
             dir = self.dir.display(),
+            cluster_id = cluster["cluster_id"],
+            version = cluster["key_version"],
+            admission = self.cli.file("admission").display(),
+            key_port = self.key_port,
+            tls = self.tls("join-service"),
             audit = self.audit("join-service"),
         )
     }
@@ -227,14 +242,14 @@ reference_values = "{dir}/reference-values.signed.json"
         let pki = self.dir.join("pki");
         let pki = pki.display();
         format!(
-            "[tls]\ncertificate = \"{pki}/{service}.pem\"\nprivate_key = \"{pki}/{service}.key\"\npeer_ca = \"{pki}/ca.pem\"\n"
+            "certificate = \"{pki}/{service}.pem\"\nprivate_key = \"{pki}/{service}.key\"\npeer_ca = \"{pki}/ca.pem\"\n"
         )
     }
 
     fn audit(&self, service: &str) -> String {
         let dir = self.dir.display();
         format!(
-            "\n[audit]\ndirectory = \"{dir}/{service}-audit\"\nkey = {{ credential = {{ path = \"{dir}/{service}-audit-key/audit.key\" }} }}\n"
+            "[audit]\ndirectory = \"{dir}/{service}-audit\"\nkey = {{ credential = {{ path = \"{dir}/{service}-audit-key/audit.key\" }} }}\n"
         )
     }
 }

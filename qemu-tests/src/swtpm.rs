@@ -70,18 +70,13 @@ impl TpmAuthority {
     }
 
     /// The root certificate, PEM.
-    pub fn root_pem(&self) -> Result<String> {
-        self.read("swtpm-localca-rootca-cert.pem")
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("swtpm-localca-rootca-cert.pem")
     }
 
     /// The certificate that signs endorsement key certificates, PEM; the root has signed it.
-    pub fn issuer_pem(&self) -> Result<String> {
-        self.read("issuercert.pem")
-    }
-
-    fn read(&self, name: &str) -> Result<String> {
-        let path = self.dir.join(name);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    pub fn issuer(&self) -> PathBuf {
+        self.dir.join("issuercert.pem")
     }
 }
 
@@ -164,18 +159,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = TpmAuthority::create(&dir.path().join("ca")).unwrap();
         let first = Swtpm::manufacture(&dir.path().join("a"), &authority).unwrap();
-        let root = authority.root_pem().unwrap();
+        let root = fs::read_to_string(authority.root()).unwrap();
         let second = Swtpm::manufacture(&dir.path().join("b"), &authority).unwrap();
-        assert_eq!(root, authority.root_pem().unwrap());
+        assert_eq!(root, fs::read_to_string(authority.root()).unwrap());
         assert_ne!(
             first.ek_certificate().unwrap(),
             second.ek_certificate().unwrap()
         );
-        assert!(
-            authority
-                .issuer_pem()
-                .unwrap()
-                .contains("BEGIN CERTIFICATE")
-        );
+        let issuer = fs::read_to_string(authority.issuer()).unwrap();
+        assert!(issuer.contains("BEGIN CERTIFICATE"));
     }
 }

@@ -89,7 +89,7 @@ impl Story {
         verbose: bool,
     ) -> Result<Self> {
         let authority = TpmAuthority::create(&workspace.file("tpm-authority"))?;
-        let mut site = Site::create(workspace)?;
+        let site = Site::create(workspace)?;
         site.trust(&authority)?;
         let uki = workspace.file("owned.efi");
         let boot = Boot::Firmware { uki: uki.clone() };
