@@ -86,17 +86,15 @@ exit_reasons! {
     Network = 30, "network", Reboot;
     /// No state disk appeared.
     StateDiskMissing = 40, "state-disk-missing", Reboot;
-    /// The state disk is neither blank nor a state disk.
-    StateDiskMalformed = 41, "state-disk-malformed", PowerOff;
+    /// The state disk cannot be one: too small, or in use.
+    StateDiskUnusable = 41, "state-disk-unusable", PowerOff;
     /// The state disk could not be read or written.
     StateDiskFailed = 42, "state-disk-failed", Reboot;
     /// There is no device for the measured kind of evidence, or it failed.
     Attester = 50, "attester", Reboot;
     /// A server that acts for the owner refused this node.
     Refused = 51, "refused", PowerOff;
-    /// A server that acts for the owner answered with something that is not the protocol.
-    ServerMalformed = 52, "server-malformed", Reboot;
-    /// The header of the state disk does not open with the released key.
+    /// The header does not open with the released key, or is another cluster's or node's.
     HeaderRefused = 60, "header-refused", PowerOff;
     /// The header of the state disk is older than the server's record of it.
     HeaderTooOld = 61, "header-too-old", PowerOff;
@@ -106,6 +104,8 @@ exit_reasons! {
     MappingDiffers = 63, "mapping-differs", PowerOff;
     /// The state disk could not be mapped.
     Mapping = 64, "mapping", Reboot;
+    /// The header's join was never committed; it is wiped and the next boot joins as a new node.
+    StartOver = 65, "start-over", Reboot;
     /// PCR 15 could not be extended.
     Latch = 70, "latch", Reboot;
     /// The hand-off could not be written.

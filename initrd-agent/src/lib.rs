@@ -5,10 +5,31 @@
 //! this is. A failure ends in an [`ExitReason`] on the console, then power-off or reboot; there is
 //! no shell. `docs/agent.md` is the operator's page.
 
+pub mod boot;
+pub mod probe;
+
+pub mod unlock;
+
+pub mod network;
+
+pub mod peers;
+
+pub mod targets;
+
+pub mod attest;
+
+pub mod calls;
+
+pub mod handoff;
+
 pub mod cmdline;
-pub mod console;
-pub mod endpoints;
-pub mod exit;
+
 pub mod hints;
+
+pub mod endpoints;
+
+pub mod console;
+
+pub mod exit;
 
 pub use exit::{ExitReason, Failure};

@@ -1,0 +1,260 @@
+//! The admission of this boot: drives [`admission::node::Node`] with a disk, a TPM and peers.
+//!
+//! The machine says what comes next; this module only does it and says what happened. Secrets live
+//! here between the ticket and the mapping, and nowhere else.
+
+mod disk;
+mod session;
+
+pub use disk::Machine;
+pub(crate) use disk::disk_reason;
+
+use crate::{
+    calls,
+    console::step,
+    exit::{ExitReason, Failure, chain, exits},
+    handoff::HandOff,
+    network::Guide,
+    peers::Peers,
+};
+use admission::node::{self, Action, Event, Exit, Node};
+use attested_tls::{RpcClient, SealingKey};
+use evidence::AdmissionPath;
+use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
+use secret::DataKey;
+use state_disk::Header;
+use std::{net::SocketAddr, path::Path};
+
+/// What a boot needs to be admitted.
+#[derive(Debug)]
+pub struct Unlock<'a> {
+    machine: Machine<'a>,
+    guide: Guide,
+    peers: Peers,
+    sealing_key: SealingKey,
+    session: Option<Session>,
+    ticket: Option<Ticket>,
+    header: Option<Header>,
+    hand_off: Option<HandOff>,
+}
+
+/// The admitted channel, and where its peer is.
+#[derive(Debug)]
+struct Session {
+    client: RpcClient,
+    address: SocketAddr,
+}
+
+/// What a ticket said; the key is wiped once the disk is mapped.
+#[derive(Debug)]
+struct Ticket {
+    path: AdmissionPath,
+    cluster: ClusterId,
+    key_version: KeyVersion,
+    node_name: NodeName,
+    role: Role,
+    data_key: DataKey,
+}
+
+/// A step that the node machine asked for in an order it never asks in: a bug.
+#[derive(Debug, thiserror::Error)]
+#[error("internal: {0} missing")]
+struct Missing(&'static str);
+
+impl<'a> Unlock<'a> {
+    /// Nothing asked yet.
+    #[must_use]
+    pub const fn new(
+        machine: Machine<'a>,
+        guide: Guide,
+        peers: Peers,
+        sealing_key: SealingKey,
+    ) -> Self {
+        Self {
+            machine,
+            guide,
+            peers,
+            sealing_key,
+            session: None,
+            ticket: None,
+            header: None,
+            hand_off: None,
+        }
+    }
+
+    /// Runs until the disk is mapped, the machine latched and the hand-off written into `folder`;
+    /// all secrets are wiped on return.
+    ///
+    /// # Errors
+    /// The row of the exit table that ends this boot.
+    pub fn run(mut self, folder: &Path) -> Result<(), Failure> {
+        let start = self.machine.inspect()?;
+        let (mut node, mut action) = Node::start(start);
+        loop {
+            let event = match action {
+                Action::Exec => return Ok(()),
+                Action::Exit(exit) => return Err(exits(reason(exit))(exit)),
+                action => self.perform(action, folder)?,
+            };
+            (node, action) = node.handle(event).map_err(exits(ExitReason::Panic))?;
+        }
+    }
+
+    fn perform(&mut self, action: Action, folder: &Path) -> Result<Event, Failure> {
+        match action {
+            Action::Admit { paths } => self.admit(paths),
+            Action::RegisterDisk => self.register_disk(),
+            Action::IssueJoinTicket { disk } => self.join_ticket(disk),
+            Action::IssueRejoinTicket { disk, key_version } => {
+                self.rejoin_ticket(disk, key_version)
+            }
+            Action::Format { disk } => self.format(disk),
+            Action::OpenHeader { disk } => self.open_header(disk),
+            Action::WriteSlot { slot, generation } => self.write_slot(slot, generation),
+            Action::Commit { disk, generation } => self.commit(disk, generation),
+            Action::Wipe => self.machine.wipe().map(|()| Event::Wiped),
+            Action::Map => self.map(),
+            Action::Latch => self.latch(),
+            Action::HandOff => self.write_hand_off(folder),
+            Action::Exec | Action::Exit(_) => {
+                Err(exits(ExitReason::Panic)(Missing("an action to perform")))
+            }
+        }
+    }
+
+    fn ticket(&self) -> Result<&Ticket, Failure> {
+        self.ticket
+            .as_ref()
+            .ok_or_else(|| exits(ExitReason::Panic)(Missing("ticket")))
+    }
+
+    fn format(&mut self, disk: DiskId) -> Result<Event, Failure> {
+        let ticket = self.ticket()?;
+        let made = self.machine.format(&disk)?;
+        self.header = Some(Header {
+            disk,
+            key_version: ticket.key_version,
+            generation: Generation::FIRST,
+            volume_keys: made.volume_keys,
+            cluster: ticket.cluster,
+            role: ticket.role,
+            init_unfinished: false,
+            node_name: ticket.node_name.clone(),
+            parameters: made.parameters,
+            superblock: made.superblock,
+        });
+        Ok(Event::Formatted)
+    }
+
+    fn open_header(&mut self, disk: DiskId) -> Result<Event, Failure> {
+        let ticket = self.ticket()?;
+        let Some(opened) = self.machine.open_header(&disk, &ticket.data_key)? else {
+            step("header").with("opens", "no").end();
+            return Ok(Event::NothingOpens);
+        };
+        let header = opened.header;
+        same("cluster", &ticket.cluster, &header.cluster)?;
+        same("node name", &ticket.node_name, &header.node_name)?;
+        same("role", &ticket.role, &header.role)?;
+        let event = Event::Opened(node::Opened {
+            slot: disk::slot_of(opened.slot),
+            generation: header.generation,
+            init_unfinished: header.init_unfinished,
+        });
+        step("header")
+            .with("opens", "yes")
+            .with("generation", header.generation)
+            .end();
+        self.header = Some(header);
+        Ok(event)
+    }
+
+    fn write_slot(&mut self, slot: node::Slot, generation: Generation) -> Result<Event, Failure> {
+        let missing = |what| exits(ExitReason::Panic)(Missing(what));
+        let ticket = self.ticket.as_ref().ok_or_else(|| missing("ticket"))?;
+        let header = self.header.as_mut().ok_or_else(|| missing("header"))?;
+        header.generation = generation;
+        self.machine.write_header(slot, header, &ticket.data_key)?;
+        step("header")
+            .with("written", format!("{slot:?}"))
+            .with("generation", generation)
+            .end();
+        Ok(Event::SlotWritten)
+    }
+
+    /// Maps the disk; the volume keys and the data key are wiped with header and ticket.
+    fn map(&mut self) -> Result<Event, Failure> {
+        let missing = |what| exits(ExitReason::Panic)(Missing(what));
+        let header = self.header.take().ok_or_else(|| missing("header"))?;
+        let ticket = self.ticket.take().ok_or_else(|| missing("ticket"))?;
+        let device = self.machine.map(&header)?;
+        self.hand_off = Some(HandOff {
+            version: 1,
+            path: ticket.path,
+            cluster_id: header.cluster,
+            node_name: ticket.node_name,
+            role: ticket.role,
+            disk_uuid: header.disk,
+            generation: header.generation,
+            state_device: device.display().to_string(),
+        });
+        step("mapping").with("device", device.display()).end();
+        Ok(Event::Mapped)
+    }
+
+    fn latch(&mut self) -> Result<Event, Failure> {
+        let cluster = self.hand_off.as_ref().map(|hand_off| hand_off.cluster_id);
+        let cluster = cluster.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
+        self.machine.latch(&cluster)?;
+        step("latch").with("cluster", cluster).end();
+        Ok(Event::Latched)
+    }
+
+    fn write_hand_off(&mut self, folder: &Path) -> Result<Event, Failure> {
+        // The channel is over: nothing is asked for any more.
+        self.session = None;
+        let hand_off = self.hand_off.take();
+        hand_off
+            .ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?
+            .write(folder)
+            .map_err(exits(ExitReason::HandOff))?;
+        step("hand-off").with("folder", folder.display()).end();
+        Ok(Event::HandedOff)
+    }
+}
+
+/// What the record says and what the header says are one thing; anything else is a mixed-up disk
+/// or store.
+fn same<T: PartialEq + std::fmt::Display>(
+    what: &'static str,
+    expected: &T,
+    got: &T,
+) -> Result<(), Failure> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(exits(ExitReason::HeaderRefused)(Foreign {
+        what,
+        expected: expected.to_string(),
+        got: got.to_string(),
+    }))
+}
+
+/// An authentic header that is not what the ticket says.
+#[derive(Debug, thiserror::Error)]
+#[error("header: expected {what} {expected}, got {got}")]
+struct Foreign {
+    what: &'static str,
+    expected: String,
+    got: String,
+}
+
+/// The row of the table for an exit of the node machine.
+const fn reason(exit: Exit) -> ExitReason {
+    match exit {
+        Exit::HeaderTooOld { .. } => ExitReason::HeaderTooOld,
+        Exit::Refused { .. } => ExitReason::Refused,
+        Exit::StartOver => ExitReason::StartOver,
+        _ => ExitReason::HeaderRefused,
+    }
+}
