@@ -19,13 +19,13 @@ pub use link::{Link, links};
 pub use router::Advertisement;
 pub use rtnetlink::{Rtnetlink, RtnetlinkError};
 
+use crate::random::{self, RandomError};
 use dhcp::DhcpClient;
 use packet::PacketSocket;
 use router::RouterClient;
 use rustix::{
     event::{Timespec, poll},
     io::Errno,
-    rand::{GetRandomFlags, getrandom},
 };
 use std::{
     fs, io,
@@ -62,6 +62,9 @@ pub enum NetworkError {
     /// sysfs could not be listed.
     #[error("list network links")]
     Links(#[source] io::Error),
+    /// No random bytes for identifiers.
+    #[error("make an identifier")]
+    Random(#[source] RandomError),
     /// The kernel refused a change.
     #[error("configure link")]
     Rtnetlink(#[source] RtnetlinkError),
@@ -143,14 +146,9 @@ pub fn configure(budget: Duration) -> Result<Network, NetworkError> {
     }
 }
 
-/// 32 random bits for identifiers and jitter, from the kernel.
-///
-/// # Errors
-/// When the kernel has none, which it does not say after boot.
-pub fn random_u32() -> io::Result<u32> {
-    let mut bytes = [0; 4];
-    getrandom(&mut bytes, GetRandomFlags::empty())?;
-    Ok(u32::from_ne_bytes(bytes))
+/// 32 random bits for identifiers and jitter.
+fn random_u32() -> Result<u32, RandomError> {
+    random::array().map(u32::from_ne_bytes)
 }
 
 /// A link being asked.
@@ -174,10 +172,7 @@ impl Port {
     }
 
     fn send_due(&mut self, now: Duration) -> Result<(), NetworkError> {
-        let random = random_u32().map_err(|error| NetworkError::Socket {
-            step: "draw random bits for",
-            source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-        })?;
+        let random = random_u32().map_err(NetworkError::Random)?;
         let frames = [self.dhcp.poll(now, random), self.router.poll(now, random)];
         for frame in frames.into_iter().flatten() {
             // A link without room or carrier loses the frame as a wire would; it is sent again.

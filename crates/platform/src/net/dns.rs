@@ -3,6 +3,7 @@
 //!
 //! Answers are hints: whoever stands behind an address must prove itself in the attested channel.
 
+use crate::random::{self, RandomError};
 use smoltcp::wire::{
     DnsFlags, DnsOpcode, DnsPacket, DnsQueryType, DnsQuestion, DnsRcode, DnsRecord, DnsRecordData,
     DnsRepr,
@@ -45,9 +46,9 @@ pub enum ResolveError {
         /// How many were asked.
         servers: usize,
     },
-    /// The socket.
-    #[error("name lookup socket")]
-    Socket(#[source] io::Error),
+    /// No random bytes for the question's id.
+    #[error("make a question id")]
+    Random(#[source] RandomError),
 }
 
 /// Looks `name` up, asking `servers` in turn until `deadline`; IPv4 addresses come first.
@@ -89,11 +90,9 @@ fn ask_any(
 ) -> Result<Option<Vec<IpAddr>>, ResolveError> {
     for server in servers {
         let until = deadline.min(Instant::now() + ANSWER_TIME);
-        let id = super::random_u32()
-            .map_err(ResolveError::Socket)?
-            .to_be_bytes();
+        let id = random::array().map_err(ResolveError::Random)?;
         let query = Query {
-            id: u16::from_be_bytes([id[0], id[1]]),
+            id: u16::from_be_bytes(id),
             name,
             kind,
         };
