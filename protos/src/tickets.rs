@@ -60,7 +60,8 @@ pub struct RejoinTicketRequest {
 pub struct RejoinTicket {
     /// The cluster the record belongs to.
     pub cluster_id: ClusterId,
-    /// The recorded generation; an older header is refused by the agent.
+    /// The recorded generation, 0 when no Commit was ever recorded; an older header is refused by the
+    /// agent.
     pub generation: Generation,
     /// The state disk's data key.
     pub data_key: SealedSecret,
@@ -211,7 +212,8 @@ impl TryFrom<join::IssueRejoinTicketResponse> for RejoinTicket {
     fn try_from(message: join::IssueRejoinTicketResponse) -> Result<Self, Malformed> {
         Ok(Self {
             cluster_id: cluster_id(&message.cluster_id)?,
-            generation: generation(message.generation)?,
+            // 0 is a value here: no Commit was ever recorded (docs/protocol.md, "Rejoin").
+            generation: Generation(message.generation),
             data_key: required("data_key", message.data_key)?.try_into()?,
             node_name: name("node_name", &message.node_name)?,
             role: role(message.role)?,

@@ -89,9 +89,8 @@ fn malformed_join_requests_name_the_field() {
 
 #[test]
 fn malformed_tickets_are_refused() {
-    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 7] = [
+    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 6] = [
         |ticket| ticket.cluster_id.truncate(31),
-        |ticket| ticket.generation = 0,
         |ticket| ticket.data_key = None,
         |ticket| ticket.data_key.as_mut().unwrap().ciphertext.clear(),
         |ticket| ticket.data_key.as_mut().unwrap().ciphertext = vec![0; MAX_CIPHERTEXT + 1],
@@ -106,4 +105,15 @@ fn malformed_tickets_are_refused() {
             "{message:?}"
         );
     }
+}
+
+/// A join whose Commit was lost has a record without a generation, and is healed by a rejoin.
+#[test]
+fn a_rejoin_ticket_may_record_no_generation() {
+    let message = join::IssueRejoinTicketResponse {
+        generation: 0,
+        ..rejoin_ticket().into()
+    };
+    let ticket = RejoinTicket::try_from(message).unwrap();
+    assert_eq!(ticket.generation, Generation(0));
 }
