@@ -10,6 +10,7 @@ mod image;
 mod keys;
 mod manual;
 mod measure;
+mod node;
 mod owner;
 mod pki;
 mod policy;
@@ -48,6 +49,8 @@ enum Command {
     /// Say which images may boot, and in which roles
     #[command(subcommand)]
     ReferenceValues(reference_values::Command),
+    /// See and change the node records of a join service
+    Node(node::Node),
     /// Check audit logs
     #[command(subcommand)]
     Audit(audit::Command),
@@ -68,6 +71,7 @@ impl Cli {
             Command::Measure(command) => command.run(self.output),
             Command::Policy(command) => command.run(self.output),
             Command::ReferenceValues(command) => command.run(self.output),
+            Command::Node(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

@@ -33,7 +33,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// Replaces a file by rename, so that a reader (or a crash) sees the old or the new one whole.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("tmp");
-    write_new_or_stale(&temporary, bytes, 0o644)
+    write_temporary(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path).map_err(Into::into))
         .and_then(|()| sync_parent(path))
         .with_context(|| format!("write `{}`", path.display()))
@@ -49,18 +49,23 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("create `{}`", path.display()))
 }
 
+/// Opens a new file of mode 0600, which must not exist yet.
+pub(crate) fn create_secret(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("create `{}`", path.display()))
+}
+
 /// Makes the directory of a set of new files; one that exists may hold other files.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("create directory `{}`", path.display()))
 }
 
-fn write_new_or_stale(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)?;
+fn write_temporary(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     Ok(())

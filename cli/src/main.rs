@@ -11,6 +11,7 @@ mod commands;
 mod documents;
 mod files;
 mod output;
+mod records;
 mod secrets;
 
 fn main() -> ExitCode {

@@ -9,10 +9,8 @@ use rcgen::{
 use serde::Serialize;
 use std::{
     fmt,
-    fs::OpenOptions,
     io::Write as _,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -48,7 +46,7 @@ impl New {
     fn run(self) -> Result<NewPki> {
         files::create_dir(&self.out)?;
         let ca = ca()?;
-        write(&self.out, "ca.pem", &ca.pem(), 0o644)?;
+        write(&self.out, "ca.pem", &ca.pem())?;
         let mut names = vec![san("key-service")?];
         names.extend(self.key_service_ip.iter().copied().map(SanType::IpAddress));
         issue(&self.out, "key-service", names, &ca)?;
@@ -107,8 +105,8 @@ fn issue(
     let certificate = params
         .signed_by(&key, ca)
         .with_context(|| format!("certify `{name}`"))?;
-    write(out, &format!("{name}.pem"), &certificate.pem(), 0o644)?;
-    write(out, &format!("{name}.key"), &key.serialize_pem(), 0o600)
+    write(out, &format!("{name}.pem"), &certificate.pem())?;
+    write_key(out, &format!("{name}.key"), &key.serialize_pem())
 }
 
 /// Validity stays rcgen's default, 1975 to 4096: services are replaced by a new PKI, not by a date.
@@ -127,16 +125,14 @@ fn san(name: &str) -> Result<SanType> {
     ))
 }
 
-fn write(out: &Path, name: &str, pem: &str, mode: u32) -> Result<()> {
+fn write(out: &Path, name: &str, pem: &str) -> Result<()> {
+    files::create(&out.join(name), pem.as_bytes())
+}
+
+fn write_key(out: &Path, name: &str, pem: &str) -> Result<()> {
     let path = out.join(name);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&path)
-        .and_then(|mut file| {
-            file.write_all(pem.as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .with_context(|| format!("create `{}`", path.display()))
+    let mut file = files::create_secret(&path)?;
+    file.write_all(pem.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("write `{}`", path.display()))
 }

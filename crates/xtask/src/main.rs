@@ -1,6 +1,7 @@
 //! Build tasks: protobuf generation, demo images, set-up.
 
 mod apt;
+mod fuzz;
 mod image;
 mod protos;
 mod setup;
@@ -13,6 +14,8 @@ use clap::Parser;
 enum Task {
     /// Put a UKI into a boot partition image
     Esp(image::EspArgs),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Args),
     /// Build UKI, root file system and boot partition from Debian packages
     Image(image::Args),
     /// Generate the Rust code of the protobuf files
@@ -24,6 +27,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Esp(args) => image::run_esp(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Protos(args) => protos::run(&args),
         Task::Setup(args) => setup::run(&args),

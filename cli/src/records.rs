@@ -1,0 +1,97 @@
+//! Node records as the operator keeps them: listed by the join service, read by `recover`.
+
+use anyhow::{Context as _, Result, bail};
+use api::admin::{ListNodesResponse, Node, NodeRole, NodeState as StateMessage};
+use appraisal::AttesterIdentity;
+use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
+use serde::{Deserialize, Serialize};
+
+/// What `constellation node list --output json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Records {
+    pub(crate) nodes: Vec<Record>,
+}
+
+/// One record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    pub(crate) node: NodeName,
+    pub(crate) role: Role,
+    pub(crate) state: NodeState,
+    pub(crate) disk: DiskId,
+    pub(crate) attester: AttesterIdentity,
+    pub(crate) image: String,
+    pub(crate) generation: Generation,
+    pub(crate) key_version: KeyVersion,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// Seconds since 1970.
+    pub(crate) last_seen: u64,
+}
+
+/// Where a record is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NodeState {
+    /// Committed: the disk has data.
+    Active,
+    /// The operator forgot the node; the disk id is dead.
+    Forgotten,
+    /// A ticket was issued, no Commit came yet.
+    Issued,
+    /// A join that was never committed; the disk id is dead.
+    Superseded,
+}
+
+impl NodeState {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Forgotten => "forgotten",
+            Self::Issued => "issued",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl Records {
+    /// Reads the service's answer.
+    pub(crate) fn from_message(message: ListNodesResponse) -> Result<Self> {
+        let nodes = message.nodes.into_iter().map(Record::from_message);
+        Ok(Self {
+            nodes: nodes
+                .collect::<Result<_>>()
+                .context("answer of the join service")?,
+        })
+    }
+}
+
+impl Record {
+    fn from_message(node: Node) -> Result<Self> {
+        let (role, state) = (node.role(), node.state());
+        Ok(Self {
+            node: node.node_name.parse()?,
+            role: match role {
+                NodeRole::ControlPlane => Role::ControlPlane,
+                NodeRole::Worker => Role::Worker,
+                NodeRole::Unspecified => bail!("node without a role"),
+            },
+            state: match state {
+                StateMessage::Active => NodeState::Active,
+                StateMessage::Forgotten => NodeState::Forgotten,
+                StateMessage::Issued => NodeState::Issued,
+                StateMessage::Superseded => NodeState::Superseded,
+                StateMessage::Unspecified => bail!("node without a state"),
+            },
+            disk: node.disk_uuid.parse()?,
+            attester: node.attester.parse()?,
+            image: node.image,
+            generation: Generation(node.generation),
+            key_version: KeyVersion(node.key_version),
+            created: node.created,
+            last_seen: node.last_seen,
+        })
+    }
+}
