@@ -11,10 +11,11 @@ mod commands;
 mod event_log;
 mod transport;
 
+use crate::random::{self, RandomError};
 use commands::{Handle, Tpm};
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
 use std::{collections::BTreeMap, io, path::Path};
-use tpm::{EkKind, EndorsementKey, Malformed, PcrSet};
+use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet};
 use zeroize::Zeroizing;
 
 pub use event_log::{EVENT_LOG_PATH, read_event_log};
@@ -55,6 +56,9 @@ pub enum TpmError {
         #[source]
         source: io::Error,
     },
+    /// The kernel gave no random bytes.
+    #[error(transparent)]
+    Random(#[from] RandomError),
     /// The TPM answered with an error.
     #[error("{command} failed with response code {code:#x}")]
     Refused {
@@ -115,7 +119,7 @@ impl TpmAttester {
         let mut tpm = Tpm::new(transport);
         let (location, ek_certificate) = find_certificate(&mut tpm)?;
         let (ek, ek_public) = load_ek(&mut tpm, location)?;
-        let (ak, ak_public) = match tpm.create_primary(&ak_template(location.kind)) {
+        let (ak, ak_public) = match create_ak(&mut tpm, location.kind) {
             Ok(created) => created,
             Err(error) => {
                 flush(&mut tpm, ek);
@@ -237,13 +241,12 @@ fn load_ek(tpm: &mut Tpm, location: EkLocation) -> Result<(Handle, Vec<u8>), Tpm
     tpm.create_primary(&location.kind.template())
 }
 
-/// A restricted signing key of the endorsement key's family. It is a primary key because those
-/// need no storage key; the credential challenge ties it to the endorsement key.
-fn ak_template(kind: EkKind) -> Vec<u8> {
-    match kind {
-        EkKind::EccP256 => tpm::AttestationKey::template_ecc_p256(),
-        EkKind::Rsa2048 => tpm::AttestationKey::template_rsa_2048(),
-    }
+/// Makes a restricted signing key of the endorsement key's family, another one each time. It is a
+/// primary key because those need no storage key; the credential challenge ties it to the
+/// endorsement key.
+fn create_ak(tpm: &mut Tpm, kind: EkKind) -> Result<(Handle, Vec<u8>), TpmError> {
+    let unique = random::array()?;
+    tpm.create_primary(&AttestationKey::template(kind, &unique))
 }
 
 /// Flushes a transient object; persistent ones stay. A failure only keeps a slot busy until the

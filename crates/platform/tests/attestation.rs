@@ -138,6 +138,15 @@ fn an_rsa_tpm_is_accepted_in_two_sessions_of_one_boot() {
     }
 }
 
+#[test]
+fn the_attestation_key_is_another_one_each_time_and_the_endorsement_key_is_not() {
+    let (_, tpm) = machine();
+    let first = attester(&tpm, honest).identity().clone();
+    let second = attester(&tpm, honest).identity().clone();
+    assert_ne!(first.ak_public, second.ak_public);
+    assert_eq!(first.ek_public, second.ek_public);
+}
+
 /// An ECC endorsement key as the certificate maker takes it.
 struct EccKey(Vec<u8>);
 

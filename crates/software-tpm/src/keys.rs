@@ -147,8 +147,8 @@ impl KeyTpm {
             ek_certificate: Vec::new(),
             ek_public: with_point(EkKind::EccP256.template(), 68, &ek_point),
             ak_public: with_point(
-                AttestationKey::template_ecc_p256(),
-                4,
+                AttestationKey::template(EkKind::EccP256, &[0; 32]),
+                36,
                 ak.public_key().as_ref(),
             ),
         };

@@ -3,6 +3,7 @@
 use crate::{
     constants::{alg, attribute, curve},
     credential::push_sized,
+    ek::EkKind,
     public::{KeyError, Name, Public, PublicKey, Scheme},
     quote::{Quote, QuoteError},
     signature::Signature,
@@ -47,24 +48,37 @@ impl AttestationKey {
         Ok(Self(public))
     }
 
-    /// The `TPMT_PUBLIC` that `TPM2_CreatePrimary` makes an ECDSA P-256 attestation key from.
+    /// The `TPMT_PUBLIC` that `TPM2_CreatePrimary` makes an attestation key from: ECDSA P-256 or
+    /// RSASSA 2048, like the endorsement key. A primary key is derived from the hierarchy's seed and
+    /// the whole template, so another `unique` is another key; a random one is fresh for the boot.
     #[must_use]
-    pub fn template_ecc_p256() -> Vec<u8> {
-        let mut out = template(alg::ECC, alg::ECDSA);
-        out.extend_from_slice(&curve::P256.to_be_bytes());
-        out.extend_from_slice(&alg::NULL.to_be_bytes());
+    pub fn template(kind: EkKind, unique: &[u8; 32]) -> Vec<u8> {
+        let (key, scheme) = match kind {
+            EkKind::EccP256 => (alg::ECC, alg::ECDSA),
+            EkKind::Rsa2048 => (alg::RSA, alg::RSASSA),
+        };
+        let attributes = REQUIRED | attribute::USER_WITH_AUTH | attribute::NO_DA;
+        let mut out = Vec::new();
+        out.extend_from_slice(&key.to_be_bytes());
+        out.extend_from_slice(&alg::SHA256.to_be_bytes());
+        out.extend_from_slice(&attributes.to_be_bytes());
         push_sized(&mut out, &[]);
-        push_sized(&mut out, &[]);
-        out
-    }
-
-    /// The same for an RSASSA attestation key of 2048 bits.
-    #[must_use]
-    pub fn template_rsa_2048() -> Vec<u8> {
-        let mut out = template(alg::RSA, alg::RSASSA);
-        out.extend_from_slice(&2048_u16.to_be_bytes());
-        out.extend_from_slice(&0_u32.to_be_bytes());
-        push_sized(&mut out, &[]);
+        for word in [alg::NULL, scheme, alg::SHA256] {
+            out.extend_from_slice(&word.to_be_bytes());
+        }
+        match kind {
+            EkKind::EccP256 => {
+                out.extend_from_slice(&curve::P256.to_be_bytes());
+                out.extend_from_slice(&alg::NULL.to_be_bytes());
+                push_sized(&mut out, unique);
+                push_sized(&mut out, &[]);
+            }
+            EkKind::Rsa2048 => {
+                out.extend_from_slice(&2048_u16.to_be_bytes());
+                out.extend_from_slice(&0_u32.to_be_bytes());
+                push_sized(&mut out, unique);
+            }
+        }
         out
     }
 
@@ -88,20 +102,6 @@ impl AttestationKey {
         signature.verify(&self.0, attestation)?;
         Quote::parse(attestation)
     }
-}
-
-/// What both templates start with: up to and including the scheme.
-fn template(kind: u16, scheme: u16) -> Vec<u8> {
-    let attributes = REQUIRED | attribute::USER_WITH_AUTH | attribute::NO_DA;
-    let mut out = Vec::new();
-    out.extend_from_slice(&kind.to_be_bytes());
-    out.extend_from_slice(&alg::SHA256.to_be_bytes());
-    out.extend_from_slice(&attributes.to_be_bytes());
-    push_sized(&mut out, &[]);
-    for word in [alg::NULL, scheme, alg::SHA256] {
-        out.extend_from_slice(&word.to_be_bytes());
-    }
-    out
 }
 
 fn check_key(public: &Public) -> Result<(), KeyError> {

@@ -3,6 +3,7 @@
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
+    io::retry_on_intr,
 };
 use std::{
     fs::File,
@@ -51,7 +52,8 @@ impl DeviceFile {
 impl Transport for DeviceFile {
     fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.0.write_all(command)?;
-        let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&TIMEOUT))?;
+        let mut device = [PollFd::new(&self.0, PollFlags::IN)];
+        let ready = retry_on_intr(|| poll(&mut device, Some(&TIMEOUT)))?;
         if ready == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
