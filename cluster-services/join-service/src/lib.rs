@@ -1,1 +1,24 @@
 //! The join service: appraises nodes and issues join and rejoin tickets.
+//!
+//! A node connects with attested TLS. The [`handshake`] challenges its TPM, appraises its evidence
+//! and proves to it whom this service acts for; only then a request is read. [`tickets`] puts each
+//! request through the admission core inside one durable transaction of the [`store`], records the
+//! outcome in the audit log, and only then asks the key service for a key and seals it to the node.
+//! The [`operator`] has a Unix socket of its own.
+//!
+//! What it decides is decided in `appraisal` and `admission`; this crate moves bytes, files and time
+//! to them. It trusts its configuration, the documents its owner signed, and its store's file. It
+//! does not trust nodes beyond what was appraised, nor anybody who connects.
+
+pub mod config;
+pub mod documents;
+pub mod failure;
+pub mod handshake;
+pub mod keys;
+pub mod operator;
+pub mod service;
+pub mod store;
+pub mod tickets;
+
+pub use config::Config;
+pub use service::{JoinService, StartError};

@@ -1,2 +1,7 @@
 //! The join service: appraises nodes and issues join and rejoin tickets.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service_runtime::program::main::<join_service::JoinService>()
+}

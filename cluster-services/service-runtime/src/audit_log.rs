@@ -157,6 +157,19 @@ impl AuditLog {
             .await
     }
 
+    /// Queues an event without waiting for the disk: for refusals, after which nothing happens.
+    ///
+    /// # Errors
+    /// [`RecordError::Behind`] or [`RecordError::Closed`].
+    pub fn note(&self, event: RecordEvent) -> Result<(), RecordError> {
+        let record = Record {
+            time_ms: now_ms(),
+            event,
+        };
+        let (answer, _nobody_waits) = oneshot::channel();
+        self.enqueue(Request::Record(Box::new(record), answer))
+    }
+
     /// Signs the head and closes the log; later records are refused.
     ///
     /// # Errors
@@ -179,13 +192,15 @@ impl AuditLog {
 
     async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), RecordError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(request(answer))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => RecordError::Behind,
-                TrySendError::Disconnected(_) => RecordError::Closed,
-            })?;
+        self.enqueue(request(answer))?;
         answered.await.map_err(|_| RecordError::Closed)?
+    }
+
+    fn enqueue(&self, request: Request) -> Result<(), RecordError> {
+        self.queue.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => RecordError::Behind,
+            TrySendError::Disconnected(_) => RecordError::Closed,
+        })
     }
 }
 

@@ -67,6 +67,12 @@ fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 pub struct Seconds(NonZeroU32);
 
 impl Seconds {
+    /// So many seconds.
+    #[must_use]
+    pub const fn new(seconds: NonZeroU32) -> Self {
+        Self(seconds)
+    }
+
     /// The same as a [`Duration`].
     #[must_use]
     pub const fn duration(self) -> Duration {

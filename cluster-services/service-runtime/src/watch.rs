@@ -12,19 +12,19 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Why the first version of a watched file could not be used.
+/// Why the first version of watched files could not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WatchError<E: Error + 'static> {
-    /// What is in it is refused.
-    #[error("cannot use `{}`", path.display())]
+    /// What is in them is refused.
+    #[error("cannot use the {name}")]
     Content {
-        /// The file.
-        path: PathBuf,
+        /// What the files are called.
+        name: &'static str,
         /// Why.
         source: E,
     },
-    /// It cannot be read.
+    /// One cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
         /// The file.
@@ -34,7 +34,7 @@ pub enum WatchError<E: Error + 'static> {
     },
 }
 
-/// The current value of a watched file; cheap to clone, always whole.
+/// The current value of watched files; cheap to clone, always whole.
 #[derive(Debug)]
 pub struct Watched<T>(watch::Receiver<Arc<T>>);
 
@@ -52,15 +52,15 @@ impl<T> Watched<T> {
     }
 }
 
-/// Reads one file again whenever it changes. A version that cannot be used leaves the old value in
-/// force, logs an error and counts `reload_failed_total{file}`.
+/// Reads some files that make one value again whenever one of them changes. Versions that cannot be
+/// used leave the old value in force, log an error and count `reload_failed_total{files}`.
 #[derive(Debug)]
 pub struct FileWatch<T, P> {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     name: &'static str,
     parse: P,
-    seen: Option<Stamp>,
-    content: Vec<u8>,
+    seen: Option<Vec<Stamp>>,
+    contents: Vec<Vec<u8>>,
     sender: watch::Sender<Arc<T>>,
 }
 
@@ -77,108 +77,136 @@ struct Stamp {
 impl<T, E, P> FileWatch<T, P>
 where
     E: Error + 'static,
-    P: Fn(&[u8], Option<&T>) -> Result<T, E>,
+    P: Fn(&[Vec<u8>], Option<&T>) -> Result<T, E>,
 {
-    /// The largest file that is read: reference values of hundreds of images fit.
-    pub const MAX_LEN: u64 = 4 << 20;
-
-    /// How often [`Self::run`] looks.
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    /// Reads the file for the first time. `parse` gets its bytes and the value in force, so that it
-    /// can refuse a step back; `name` is what logs and metrics call the file.
+    /// Reads the files for the first time. `parse` gets their bytes, in the order of `paths`, and the
+    /// value in force, so that it can refuse a step back; `name` is what logs and metrics call them.
     ///
     /// # Errors
     /// When there is no value to begin with.
     pub fn open(
-        path: &Path,
+        paths: &[PathBuf],
         name: &'static str,
         parse: P,
     ) -> Result<(Self, Watched<T>), WatchError<E>> {
-        let (seen, content) = read(path).map_err(|source| WatchError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let value = parse(&content, None).map_err(|source| WatchError::Content {
-            path: path.to_owned(),
-            source,
-        })?;
+        let (seen, contents) =
+            read_all(paths).map_err(|(path, source)| WatchError::Read { path, source })?;
+        let value =
+            parse(&contents, None).map_err(|source| WatchError::Content { name, source })?;
         let (sender, receiver) = watch::channel(Arc::new(value));
         let watch = Self {
-            path: path.to_owned(),
+            paths: paths.to_vec(),
             name,
             parse,
             seen: Some(seen),
-            content,
+            contents,
             sender,
         };
         Ok((watch, Watched(receiver)))
     }
 
-    /// Looks until shutdown.
-    pub async fn run(mut self, shutdown: Shutdown) {
-        loop {
-            tokio::select! {
-                () = shutdown.requested() => return,
-                () = tokio::time::sleep(Self::INTERVAL) => self.poll(),
-            }
-        }
-    }
-
     /// Looks once.
     pub fn poll(&mut self) {
-        if stamp(&self.path).is_ok_and(|stamp| Some(stamp) == self.seen) {
+        let now: io::Result<Vec<_>> = self.paths.iter().map(|path| stamp(path)).collect();
+        if now.is_ok_and(|now| Some(now) == self.seen) {
             return;
         }
-        match read(&self.path) {
-            Ok((seen, content)) => {
+        match read_all(&self.paths) {
+            Ok((seen, contents)) => {
                 self.seen = Some(seen);
-                if content != self.content {
-                    self.offer(content);
+                if contents != self.contents {
+                    self.offer(contents);
                 }
             }
             // Shouts once for each disappearance, not once a second.
-            Err(error) if self.seen.take().is_some() => self.refuse(&error),
+            Err((path, error)) if self.seen.take().is_some() => {
+                tracing::error!(path = %path.display(), "cannot read a watched file");
+                self.refuse(&error);
+            }
             Err(_) => {}
         }
     }
 
-    fn offer(&mut self, content: Vec<u8>) {
+    fn offer(&mut self, contents: Vec<Vec<u8>>) {
         let current = Arc::clone(&self.sender.borrow());
-        match (self.parse)(&content, Some(&current)) {
+        match (self.parse)(&contents, Some(&current)) {
             Ok(value) => {
                 self.sender.send_replace(Arc::new(value));
-                metrics::counter!("reload_succeeded_total", "file" => self.name).increment(1);
-                tracing::info!(file = self.name, path = %self.path.display(), "reloaded");
+                metrics::counter!("reload_succeeded_total", "files" => self.name).increment(1);
+                tracing::info!(files = self.name, "reloaded");
             }
             Err(error) => self.refuse(&error),
         }
-        self.content = content;
+        self.contents = contents;
     }
 
     fn refuse(&self, error: &(dyn Error + 'static)) {
-        metrics::counter!("reload_failed_total", "file" => self.name).increment(1);
+        metrics::counter!("reload_failed_total", "files" => self.name).increment(1);
         tracing::error!(
-            file = self.name,
-            path = %self.path.display(),
+            files = self.name,
             error = %Chain(error),
             "not reloaded; the previous version stays in force"
         );
     }
 }
 
+impl<T, E, P> FileWatch<T, P>
+where
+    T: Send + Sync + 'static,
+    E: Error + 'static,
+    P: Fn(&[Vec<u8>], Option<&T>) -> Result<T, E> + Send + 'static,
+{
+    /// How often [`Self::run`] looks.
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Looks until shutdown.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => return,
+                () = tokio::time::sleep(Self::INTERVAL) => {}
+            }
+            // Reading, checking signatures and storing a serial may take a while.
+            match tokio::task::spawn_blocking(move || {
+                self.poll();
+                self
+            })
+            .await
+            {
+                Ok(watch) => self = watch,
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "no longer watching files");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The largest file that is read: reference values of hundreds of images fit.
+const MAX_LEN: u64 = 4 << 20;
+
+type Contents = (Vec<Stamp>, Vec<Vec<u8>>);
+
+fn read_all(paths: &[PathBuf]) -> Result<Contents, (PathBuf, io::Error)> {
+    let mut all = Contents::default();
+    for path in paths {
+        let (stamp, content) = read(path).map_err(|error| (path.clone(), error))?;
+        all.0.push(stamp);
+        all.1.push(content);
+    }
+    Ok(all)
+}
+
 /// Reads a file and its stamp. A writer in between changes the stamp, so the next look reads again.
 fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
     let file = File::open(path)?;
     let seen = Stamp::of(&file.metadata()?);
-    let limit = FileWatch::<(), fn(&[u8], Option<&()>) -> Result<(), io::Error>>::MAX_LEN;
     let mut content = Vec::new();
-    file.take(limit + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("longer than {limit} bytes"),
-        ));
+    file.take(MAX_LEN + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_LEN {
+        let message = format!("longer than {MAX_LEN} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
     Ok((seen, content))
 }
@@ -211,8 +239,8 @@ mod tests {
         Lower { current: u32, got: u32 },
     }
 
-    fn serial(bytes: &[u8], current: Option<&u32>) -> Result<u32, SerialError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| SerialError::Malformed)?;
+    fn serial(contents: &[Vec<u8>], current: Option<&u32>) -> Result<u32, SerialError> {
+        let text = std::str::from_utf8(&contents[0]).map_err(|_| SerialError::Malformed)?;
         let got = text.trim().parse().map_err(|_| SerialError::Malformed)?;
         match current {
             Some(&current) if got < current => Err(SerialError::Lower { current, got }),
@@ -225,7 +253,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("serial");
         fs::write(&path, "5").unwrap();
-        let (mut watch, value) = FileWatch::open(&path, "serial", serial).unwrap();
+        let (mut watch, value) =
+            FileWatch::open(std::slice::from_ref(&path), "serial", serial).unwrap();
         let mut after = |content: &str| {
             fs::write(&path, content).unwrap();
             watch.poll();
@@ -242,7 +271,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&path, "1").unwrap();
-        let (mut watch, value) = FileWatch::open(&path, "serial", serial).unwrap();
+        let (mut watch, value) =
+            FileWatch::open(std::slice::from_ref(&path), "serial", serial).unwrap();
         fs::remove_file(&path).unwrap();
         watch.poll();
         assert_eq!(*value.current(), 1);
@@ -257,12 +287,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("serial");
         assert!(matches!(
-            FileWatch::open(&path, "serial", serial),
+            FileWatch::open(std::slice::from_ref(&path), "serial", serial),
             Err(WatchError::Read { .. })
         ));
         fs::write(&path, "x").unwrap();
         assert!(matches!(
-            FileWatch::open(&path, "serial", serial),
+            FileWatch::open(std::slice::from_ref(&path), "serial", serial),
             Err(WatchError::Content {
                 source: SerialError::Malformed,
                 ..
@@ -276,7 +306,7 @@ mod tests {
         let path = folder.path().join("serial");
         File::create(&path).unwrap().set_len((4 << 20) + 1).unwrap();
         assert!(matches!(
-            FileWatch::open(&path, "serial", serial),
+            FileWatch::open(std::slice::from_ref(&path), "serial", serial),
             Err(WatchError::Read { .. })
         ));
     }

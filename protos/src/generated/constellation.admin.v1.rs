@@ -85,9 +85,9 @@ pub struct BackupChunk {
 pub struct AuditHeadRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuditHeadResponse {
-    /// 16 bytes
-    #[prost(bytes = "vec", tag = "1")]
-    pub chain: ::prost::alloc::vec::Vec<u8>,
+    /// 32 hexadecimal digits
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
     /// 32 bytes

@@ -1,0 +1,101 @@
+//! Policy and reference values: signed by the owner, never older than before, reloaded as one.
+
+use crate::{
+    config::DocumentConfig,
+    store::{SerialError, Store},
+};
+use appraisal::{Appraiser, LoadError, Policy, ReferenceValues};
+use owner::{DocumentError, DocumentKind, OwnerFingerprint, SignedDocument};
+use service_runtime::watch::{FileWatch, WatchError, Watched};
+
+/// Why documents do not come into force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentsError {
+    /// What a document says breaks a rule, or the two do not fit each other.
+    #[error("{document}")]
+    Content {
+        /// Which document.
+        document: &'static str,
+        /// Which rule.
+        source: LoadError,
+    },
+    /// A file is missing from the watch; a bug.
+    #[error("internal: expected two documents")]
+    Count,
+    /// A document is older than one that was in force.
+    #[error("older than what was in force")]
+    Serial(#[source] SerialError),
+    /// A document is not signed by the owner.
+    #[error("{document}")]
+    Signature {
+        /// Which document.
+        document: &'static str,
+        /// Which check failed.
+        source: DocumentError,
+    },
+}
+
+const POLICY: &str = "policy";
+const REFERENCE_VALUES: &str = "reference values";
+
+/// The rules of both documents together.
+pub type Loaded = Result<Appraiser, DocumentsError>;
+
+/// Both files, watched.
+pub type DocumentWatch = FileWatch<Appraiser, Parse>;
+type Parse = Box<dyn Fn(&[Vec<u8>], Option<&Appraiser>) -> Loaded + Send>;
+
+/// Loads both documents and watches them.
+///
+/// # Errors
+/// When they cannot come into force now: without rules there is no service.
+pub fn open(
+    config: &DocumentConfig,
+    owner: OwnerFingerprint,
+    store: Store,
+) -> Result<(DocumentWatch, Watched<Appraiser>), WatchError<DocumentsError>> {
+    let parse: Parse = Box::new(move |contents, _current| load(contents, &owner, &store));
+    FileWatch::open(
+        &[config.policy.clone(), config.reference_values.clone()],
+        "policy and reference values",
+        parse,
+    )
+}
+
+fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded {
+    let [policy, reference_values] = contents else {
+        return Err(DocumentsError::Count);
+    };
+    let content = |document| move |source| DocumentsError::Content { document, source };
+    let policy = authenticate(policy, DocumentKind::Policy, POLICY, owner)?;
+    let policy = Policy::parse(policy.as_bytes()).map_err(content(POLICY))?;
+    let reference_values = authenticate(
+        reference_values,
+        DocumentKind::ReferenceValues,
+        REFERENCE_VALUES,
+        owner,
+    )?;
+    let reference_values =
+        ReferenceValues::parse(reference_values.as_bytes()).map_err(content(REFERENCE_VALUES))?;
+    let serials = [
+        (POLICY, policy.serial()),
+        (REFERENCE_VALUES, reference_values.serial()),
+    ];
+    let appraiser = Appraiser::new(policy, reference_values).map_err(content(REFERENCE_VALUES))?;
+    // Last, so that only documents that do come into force raise what is remembered.
+    store
+        .raise_serials(&serials)
+        .map_err(DocumentsError::Serial)?;
+    Ok(appraiser)
+}
+
+fn authenticate(
+    text: &[u8],
+    kind: DocumentKind,
+    document: &'static str,
+    owner: &OwnerFingerprint,
+) -> Result<String, DocumentsError> {
+    SignedDocument::open(text, kind, owner)
+        .map_err(|source| DocumentsError::Signature { document, source })
+}

@@ -1,0 +1,103 @@
+//! Why a request got no answer, and the one place where that becomes a gRPC status.
+
+use crate::{
+    keys::KeyError,
+    store::{DecisionError, StoreError},
+};
+use admission::{ForeignAppraisal, Refusal, RefusalClass};
+use api::{Class, Malformed};
+use attested_tls::SealError;
+use audit::Outcome;
+use service_runtime::audit_log::RecordError;
+use tonic::{Code, Status};
+
+/// Why a request of an accepted node fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The event cannot be recorded, so it must not happen.
+    #[error("no audit record")]
+    Audit(#[source] RecordError),
+    /// The ticket was decided for another peer; a bug.
+    #[error("the ticket is not this peer's")]
+    ForeignAppraisal(#[source] ForeignAppraisal),
+    /// The core granted something else than was asked for; a bug.
+    #[error("the grant does not fit the request")]
+    Grant,
+    /// There is no key.
+    #[error("no key from the key service")]
+    Key(#[source] KeyError),
+    /// The message makes no sense.
+    #[error("malformed request")]
+    Malformed(#[source] Malformed),
+    /// The request came without the node it is from; a bug.
+    #[error("the connection has no node")]
+    NoNode,
+    /// The system's random generator failed.
+    #[error("no randomness")]
+    Random,
+    /// The admission core refused.
+    #[error("refused")]
+    Refused(#[source] Refusal),
+    /// The key cannot be sealed to the peer's sealing key.
+    #[error("cannot seal the key")]
+    Seal(#[source] SealError),
+    /// The store has no answer.
+    #[error("no decision from the store")]
+    Store(#[source] StoreError),
+}
+
+impl Failure {
+    /// Who is to blame, which is all that a node learns.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Audit(_) | Self::Store(StoreError::Behind | StoreError::Failed) => {
+                Class::Unavailable
+            }
+            Self::Key(error) => error.class(),
+            Self::Malformed(_) | Self::Seal(_) => Class::Malformed,
+            Self::Refused(refusal) => match refusal.class() {
+                RefusalClass::Internal => Class::Internal,
+                RefusalClass::Malformed => Class::Malformed,
+                RefusalClass::Refused => Class::Refused,
+                RefusalClass::Unavailable => Class::Unavailable,
+            },
+            Self::ForeignAppraisal(_) | Self::Grant | Self::NoNode | Self::Random => {
+                Class::Internal
+            }
+        }
+    }
+
+    /// What the node gets. Its console is the host's, so the details stay in our log.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let class = self.class();
+        Status::new(code(class), class.to_string())
+    }
+
+    /// The class as the audit log says it.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self.class() {
+            Class::Internal => Outcome::Internal,
+            Class::Malformed => Outcome::Malformed,
+            Class::Refused => Outcome::Refused,
+            Class::Unavailable => Outcome::Unavailable,
+        }
+    }
+}
+
+impl From<DecisionError> for Failure {
+    fn from(error: DecisionError) -> Self {
+        match error {
+            DecisionError::Refused(refusal) => Self::Refused(refusal),
+            DecisionError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// The gRPC code of a class.
+pub(crate) fn code(class: Class) -> Code {
+    i32::try_from(class.grpc_code()).map_or(Code::Internal, Code::from)
+}

@@ -1,0 +1,268 @@
+//! The front door: limits first, then attested TLS, then a peer that was appraised.
+
+use crate::config::LimitConfig;
+use api::Class;
+use appraisal::{
+    AppraisalError, Appraised, Appraiser, AttesterIdentity, ChallengedAk, CredentialSecret,
+    ErrorClass,
+};
+use attested_tls::{
+    AcceptedAttester, Admitter, AdmitterTerms, AppraisalRequest, AttestedStream, ChallengeRequest,
+    FailedCheck, HandshakeError, OwnerProofRequest, Refusal, SessionError, SetupError, TlsEnd,
+};
+use audit::{Action, Check, Outcome, RecordEvent, Text};
+use aws_lc_rs::rand;
+use evidence::{AdmissionPath, Evidence, TpmChallenge};
+use owner::{AdmissionKey, OwnerProof};
+use service_runtime::{
+    Chain,
+    audit_log::AuditLog,
+    limit::{Gate, RateLimit},
+    serve::Accept,
+    watch::Watched,
+};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    thread,
+    time::Instant,
+};
+use tokio::net::TcpStream;
+
+/// A node that was appraised and accepted, as a request's handler gets it.
+pub type Node = Arc<AcceptedAttester<Appraised>>;
+
+/// The paths on which a node dials a join service.
+const PATHS: [AdmissionPath; 2] = [AdmissionPath::Join, AdmissionPath::Rejoin];
+
+/// Accepts connections of nodes.
+#[derive(Clone, Debug)]
+pub struct Door {
+    admitter: Arc<Admitter<Desk>>,
+    rate: Arc<RateLimit<IpAddr>>,
+    handshakes: Gate<IpAddr>,
+}
+
+impl Door {
+    /// A door with an ephemeral TLS key of its own.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails.
+    pub fn new(desk: Desk, limits: &LimitConfig) -> Result<Self, SetupError> {
+        let parallel = match limits.appraisals {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            configured => configured,
+        };
+        let limit = limits.handshake_seconds.duration();
+        let end = TlsEnd::generate()?;
+        Ok(Self {
+            admitter: Arc::new(Admitter::new(end, Arc::new(desk), parallel, limit)),
+            rate: Arc::new(RateLimit::new(
+                limits.handshakes_per_second,
+                limits.handshake_burst,
+            )),
+            handshakes: Gate::new(
+                limits.handshakes.get() as usize,
+                limits.connections_per_address.get() as usize,
+            ),
+        })
+    }
+}
+
+impl Accept<TcpStream, IpAddr> for Door {
+    type Stream = AttestedStream<TcpStream, Appraised>;
+    type Peer = Node;
+
+    async fn accept(&self, io: TcpStream, source: IpAddr) -> Option<(Self::Stream, Node)> {
+        let network = network(source);
+        // Both before the first cryptographic operation.
+        if !self.rate.admit(network, Instant::now()) {
+            count("limited");
+            return None;
+        }
+        let Some(_pass) = self.handshakes.enter(network) else {
+            count("limited");
+            return None;
+        };
+        let started = Instant::now();
+        match self.admitter.accept(io, &PATHS).await {
+            Ok(stream) => {
+                count("accepted");
+                metrics::histogram!("handshake_seconds").record(started.elapsed().as_secs_f64());
+                let node = Arc::clone(stream.peer());
+                tracing::info!(
+                    peer = %source,
+                    attester = %node.appraised().identity(),
+                    image = node.appraised().image(),
+                    path = %node.path(),
+                    "node accepted"
+                );
+                Some((stream, node))
+            }
+            Err(error) => {
+                report(&error, source);
+                None
+            }
+        }
+    }
+}
+
+fn report(error: &HandshakeError, source: IpAddr) {
+    match error {
+        HandshakeError::Session(SessionError::RefusedPeer(refusal)) => {
+            count(label(refusal.class));
+            // The desk said in the log and in the audit log which checks failed.
+            tracing::warn!(peer = %source, class = %refusal.class, "node refused");
+        }
+        HandshakeError::Session(session) => {
+            count(label(session.class()));
+            tracing::info!(peer = %source, error = %Chain(error), "handshake failed");
+        }
+        _ => {
+            count("disconnected");
+            tracing::info!(peer = %source, error = %Chain(error), "handshake failed");
+        }
+    }
+}
+
+/// Appraises by the documents in force, and signs for the owner.
+#[derive(Debug)]
+pub struct Desk {
+    rules: Watched<Appraiser>,
+    key: AdmissionKey,
+    audit: AuditLog,
+}
+
+/// Kept between challenge and evidence: the rules of the challenge are those of the appraisal.
+#[derive(Debug)]
+pub struct Challenged {
+    rules: Arc<Appraiser>,
+    ak: ChallengedAk,
+    attester: AttesterIdentity,
+}
+
+impl Desk {
+    /// A desk that acts for the owner of `key`.
+    #[must_use]
+    pub const fn new(rules: Watched<Appraiser>, key: AdmissionKey, audit: AuditLog) -> Self {
+        Self { rules, key, audit }
+    }
+
+    /// Logs and records a refusal in full, and gives the peer what it may know.
+    fn refuse(
+        &self,
+        path: AdmissionPath,
+        attester: Option<&AttesterIdentity>,
+        error: &AppraisalError,
+    ) -> Refusal {
+        let (class, outcome) = match error.class() {
+            ErrorClass::Internal => (Class::Internal, Outcome::Internal),
+            ErrorClass::Malformed => (Class::Malformed, Outcome::Malformed),
+            ErrorClass::Refused => (Class::Refused, Outcome::Refused),
+        };
+        let claimed = attester.map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(%path, attester = claimed, error = %Chain(error), "appraisal refused");
+        let mut event = RecordEvent::new(Action::Refusal, outcome, "attestation");
+        event.path = Some(Text::from_display(path));
+        event.attester = attester.map(Text::from_display);
+        let checks = error.checks();
+        for check in &checks {
+            let appraisal::FailedCheck {
+                check,
+                expected,
+                got,
+            } = check;
+            tracing::warn!(attester = claimed, check, expected, got, "check failed");
+            event.checks.push(Check::new(check, expected, got));
+        }
+        for line in error.explanation() {
+            tracing::warn!(attester = claimed, line, "event log, unverified");
+        }
+        if let Err(error) = self.audit.note(event) {
+            tracing::error!(error = %Chain(&error), "a refusal is not in the audit log");
+        }
+        let checks = checks.into_iter().map(|check| FailedCheck {
+            check: check.check,
+            expected: check.expected,
+            got: check.got,
+        });
+        Refusal {
+            class,
+            checks: checks.collect(),
+        }
+    }
+}
+
+impl attested_tls::Appraiser for Desk {
+    type Appraised = Appraised;
+    type Challenged = Challenged;
+
+    fn terms(&self) -> AdmitterTerms {
+        AdmitterTerms {
+            pcrs: self.rules.current().policy().tpm_pcrs().to_vec(),
+        }
+    }
+
+    fn challenge(&self, request: ChallengeRequest) -> Result<(TpmChallenge, Challenged), Refusal> {
+        let rules = self.rules.current();
+        let ek = rules
+            .authenticate_ek(&request.identity)
+            .map_err(|error| self.refuse(request.path, None, &error))?;
+        let attester = *ek.claimed_identity();
+        let secret = CredentialSecret::try_fill(|secret| rand::fill(secret))
+            .map_err(|_| Refusal::of(Class::Internal))?;
+        let (ak, challenge) = ek
+            .challenge(secret)
+            .map_err(|error| self.refuse(request.path, Some(&attester), &error))?;
+        let challenged = Challenged {
+            rules,
+            ak,
+            attester,
+        };
+        Ok((challenge, challenged))
+    }
+
+    fn appraise(
+        &self,
+        challenged: Challenged,
+        request: AppraisalRequest,
+    ) -> Result<Appraised, Refusal> {
+        let Challenged {
+            rules,
+            ak,
+            attester,
+        } = challenged;
+        let Evidence::Tpm(evidence) = &request.evidence else {
+            return Err(Refusal::of(Class::Malformed));
+        };
+        let activated = request.activated.expose_secret();
+        rules
+            .appraise(ak, activated, evidence, &request.binding)
+            .map_err(|error| self.refuse(request.path, Some(&attester), &error))
+    }
+
+    fn prove(&self, request: &OwnerProofRequest) -> OwnerProof {
+        self.key.prove(request.side, &request.binding)
+    }
+}
+
+/// What limits count as one peer: an IPv4 address, or the /64 that an IPv6 host has to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 64)).into(),
+    }
+}
+
+const fn label(class: Class) -> &'static str {
+    match class {
+        Class::Internal => "internal",
+        Class::Malformed => "malformed",
+        Class::Refused => "refused",
+        Class::Unavailable => "unavailable",
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("handshakes_total", "outcome" => outcome).increment(1);
+}

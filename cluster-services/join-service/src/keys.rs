@@ -1,0 +1,165 @@
+//! The key service, as the join service calls it.
+
+use crate::config::KeyServiceConfig;
+use admission::Release;
+use api::{
+    Class,
+    key::{GetDataKeyRequest, key_service_client::KeyServiceClient},
+};
+use hyper_util::rt::TokioIo;
+use secret::DataKey;
+use service_runtime::{
+    Chain, Readiness,
+    mtls::{self, MtlsError},
+};
+use std::{io, time::Duration};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    rustls::pki_types::{InvalidDnsNameError, ServerName},
+};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint, Uri},
+};
+
+/// A connection to the key service: made when it is needed, made again when it breaks.
+#[derive(Debug, Clone)]
+pub struct KeyClient {
+    client: KeyServiceClient<Channel>,
+    timeout: Duration,
+    readiness: Readiness,
+}
+
+/// Why the client cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The server's name is none.
+    #[error("`{name}` is not a server name")]
+    Name {
+        /// The configured name.
+        name: String,
+        /// Why.
+        source: InvalidDnsNameError,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] MtlsError),
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The key service answered with a key of another length.
+    #[error("expected a key of {} bytes, got {got}", DataKey::LEN)]
+    Length {
+        /// Its length.
+        got: usize,
+    },
+    /// The key service did not answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// The key service cannot be reached, or has reasons of its own.
+    #[error("the key service answered {code:?}")]
+    Status {
+        /// The class of it.
+        code: Code,
+        /// All of it.
+        source: Box<Status>,
+    },
+}
+
+const READY: &str = "key-service";
+
+impl KeyClient {
+    /// A client; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`SetupError`] names the file or key that does not fit.
+    pub fn new(config: &KeyServiceConfig, readiness: Readiness) -> Result<Self, SetupError> {
+        let tls = mtls::client_config(&config.tls).map_err(SetupError::Tls)?;
+        let name = ServerName::try_from(config.server_name.clone()).map_err(|source| {
+            SetupError::Name {
+                name: config.server_name.clone(),
+                source,
+            }
+        })?;
+        let (connector, address) = (TlsConnector::from(tls), config.address);
+        let connect = tower::service_fn(move |_: Uri| {
+            let (connector, name) = (connector.clone(), name.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        });
+        let timeout = config.timeout_seconds.duration();
+        let channel = Endpoint::from_static("http://key-service")
+            .connect_timeout(timeout)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .connect_with_connector_lazy(connect);
+        Ok(Self {
+            client: KeyServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER),
+            timeout,
+            readiness,
+        })
+    }
+
+    /// Fetches the key that may be released.
+    ///
+    /// # Errors
+    /// [`KeyError`]; asking again later loses nothing.
+    pub async fn data_key(&self, release: &Release) -> Result<DataKey, KeyError> {
+        let key = self.fetch(release).await;
+        let reached = !matches!(&key, Err(error) if error.class() == Class::Unavailable);
+        self.readiness.set(READY, reached);
+        if let Err(error) = &key {
+            tracing::error!(disk = %release.disk(), error = %Chain(error), "no data key");
+        }
+        key
+    }
+
+    async fn fetch(&self, release: &Release) -> Result<DataKey, KeyError> {
+        let request = GetDataKeyRequest {
+            data_key_id: format!("state-disk/{}", release.disk()),
+            length: KEY_LENGTH,
+            key_version: release.key_version().0,
+        };
+        let mut client = self.client.clone();
+        let answer = tokio::time::timeout(self.timeout, client.get_data_key(request))
+            .await
+            .map_err(|_| KeyError::Timeout)?
+            .map_err(|status| KeyError::Status {
+                code: status.code(),
+                source: Box::new(status),
+            })?;
+        // The message wipes its copy when it is dropped.
+        let bytes = &answer.get_ref().data_key;
+        let key = DataKey::from_slice(bytes).ok_or(KeyError::Length { got: bytes.len() })?;
+        Ok(key)
+    }
+}
+
+/// The length of a state disk's data key; [`DataKey`] refuses any other.
+const KEY_LENGTH: u32 = 32;
+
+/// A key of 32 bytes and its frame.
+const MAX_ANSWER: usize = 1024;
+
+impl KeyError {
+    /// Who is to blame from a node's view: it can only wait, or it is our own fault.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Timeout => Class::Unavailable,
+            Self::Status { code, .. } => match Class::from_grpc_code(*code as u32) {
+                Class::Unavailable => Class::Unavailable,
+                // The key service refuses us, not the node: the two are configured apart.
+                _ => Class::Internal,
+            },
+            Self::Length { .. } => Class::Internal,
+        }
+    }
+}

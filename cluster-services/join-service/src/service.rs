@@ -1,0 +1,304 @@
+//! From a configuration to a running service.
+
+use crate::{
+    config::{AdmissionKeyConfig, Config},
+    documents::{self, DocumentWatch, DocumentsError},
+    handshake::{Desk, Door},
+    keys::{self, KeyClient},
+    operator::{self, Admin, OperatorDoor},
+    store::{self, Store},
+    tickets::Tickets,
+};
+use api::{
+    admin::join_admin_server::JoinAdminServer, join::join_service_server::JoinServiceServer,
+};
+use appraisal::Appraiser;
+use owner::{AdmissionKey, AdmissionKeyCertificate, KeyError, OwnerFingerprint, Seed};
+use secret_file::{SecretFileError, SecretKind};
+use service_runtime::{
+    Chain, Readiness, Shutdown, admin,
+    audit_log::{AuditLog, OpenError},
+    program::Service,
+    serve::{Protocol, Server},
+    watch::WatchError,
+};
+use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::net::{TcpListener, UnixListener};
+use tonic_web::GrpcWebLayer;
+use tower::Layer;
+
+/// A join service whose sockets are bound and whose files are open.
+pub struct JoinService {
+    listener: TcpListener,
+    admin: TcpListener,
+    operator: UnixListener,
+    operator_socket: PathBuf,
+    operator_door: OperatorDoor,
+    door: Door,
+    tickets: Tickets,
+    audit: AuditLog,
+    store: Store,
+    readiness: Readiness,
+    watch: DocumentWatch,
+    server: Server,
+}
+
+/// Why the join service did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The admission key's certificate does not fit the key.
+    #[error("the admission key and its certificate do not fit")]
+    AdmissionKey(#[source] KeyError),
+    /// The admission key is certified by another owner.
+    #[error("the admission key is certified by owner {got}, expected {expected}")]
+    AdmissionOwner {
+        /// The configured owner.
+        expected: OwnerFingerprint,
+        /// The owner of the certificate.
+        got: OwnerFingerprint,
+    },
+    /// The audit log cannot be opened.
+    #[error("no audit log, no join service")]
+    Audit(#[source] OpenError),
+    /// An address cannot be used.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The admission key's certificate cannot be read.
+    #[error("cannot read the admission key's certificate `{}`", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There are no rules to appraise by.
+    #[error("no policy and reference values, no join service")]
+    Documents(#[source] WatchError<DocumentsError>),
+    /// The client of the key service cannot be set up.
+    #[error("cannot set up the client of the key service")]
+    KeyService(#[source] keys::SetupError),
+    /// The operator's socket cannot be used.
+    #[error("cannot listen on `{}`", path.display())]
+    OperatorSocket {
+        /// The socket.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The admission key cannot be loaded.
+    #[error("cannot load the admission key")]
+    Secret(#[source] SecretFileError),
+    /// The store cannot be opened.
+    #[error("no store, no join service")]
+    Store(#[source] store::OpenError),
+    /// Attested TLS cannot be set up.
+    #[error("cannot set up attested TLS")]
+    Tls(#[source] attested_tls::SetupError),
+}
+
+impl JoinService {
+    /// Opens everything that the configuration names and binds the sockets.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is served then.
+    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+        let readiness = Readiness::default();
+        readiness.set("serving", false);
+        admin::install_metrics();
+        let audit = AuditLog::open(&config.audit, &config.replica, &readiness)
+            .map_err(StartError::Audit)?;
+        let store =
+            Store::open(&config.store.path, config.cluster_id).map_err(StartError::Store)?;
+        let key = admission_key(&config.admission_key, config.owner)?;
+        let (watch, rules) = documents::open(&config.documents, config.owner, store.clone())
+            .map_err(StartError::Documents)?;
+        log_rules(&rules.current());
+        let desk = Desk::new(rules, key, audit.clone());
+        let keys = KeyClient::new(&config.key_service, readiness.clone())
+            .map_err(StartError::KeyService)?;
+        let socket = |source| StartError::OperatorSocket {
+            path: config.operator_socket.clone(),
+            source,
+        };
+        Ok(Self {
+            listener: listen(config.listen).await?,
+            admin: listen(config.admin_listen).await?,
+            operator: operator::bind(&config.operator_socket).map_err(socket)?,
+            operator_socket: config.operator_socket.clone(),
+            operator_door: OperatorDoor::new().map_err(socket)?,
+            door: Door::new(desk, &config.limits).map_err(StartError::Tls)?,
+            tickets: Tickets {
+                store: store.clone(),
+                audit: audit.clone(),
+                keys,
+                cluster: config.cluster_id,
+                key_version: config.key_version,
+            },
+            audit,
+            store,
+            readiness,
+            watch,
+            server: server(config),
+        })
+    }
+
+    /// Where nodes connect, with the port that the system chose for port 0.
+    ///
+    /// # Errors
+    /// When the system does not know.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where probes and metrics are served.
+    ///
+    /// # Errors
+    /// When the system does not know.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The audit log, for whoever keeps its heads elsewhere.
+    #[must_use]
+    pub const fn audit_log(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// Serves until shutdown is requested and what was begun is answered and recorded.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let watching = tokio::spawn(self.watch.run(shutdown.clone()));
+        let admin = tokio::spawn(admin::run(
+            self.admin,
+            self.readiness.clone(),
+            shutdown.clone(),
+        ));
+        let operator = Admin {
+            store: self.store,
+            audit: self.audit.clone(),
+            key_version: self.tickets.key_version,
+        };
+        let operator = JoinAdminServer::new(operator).max_decoding_message_size(MAX_REQUEST);
+        let operator_server = Server {
+            protocol: Protocol::Http2,
+            connections: 16,
+            connections_per_peer: 16,
+            ..self.server
+        };
+        let operator = tokio::spawn(operator_server.run(
+            self.operator,
+            self.operator_door,
+            operator,
+            shutdown.clone(),
+        ));
+        let tickets = JoinServiceServer::new(self.tickets).max_decoding_message_size(MAX_REQUEST);
+        let tickets = GrpcWebLayer::new().layer(tickets);
+        self.readiness.set("serving", true);
+        self.server
+            .run(self.listener, self.door, tickets, shutdown)
+            .await;
+        // These end by themselves: they have seen the same shutdown.
+        for task in [watching, admin, operator] {
+            if let Err(error) = task.await {
+                tracing::error!(error = %Chain(&error), "a task of the service failed");
+            }
+        }
+        if let Err(error) = self.audit.finish().await {
+            tracing::error!(error = %Chain(&error), "the audit log is not signed to its end");
+        }
+        // The next start removes it if this one cannot.
+        drop(fs::remove_file(&self.operator_socket));
+    }
+}
+
+impl std::fmt::Debug for JoinService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinService")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service for JoinService {
+    type Config = Config;
+    type Error = StartError;
+    const NAME: &'static str = "join-service";
+
+    async fn run(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
+        let service = Self::bind(&config).await?;
+        tracing::info!(
+            listen = %config.listen,
+            admin_listen = %config.admin_listen,
+            operator_socket = %config.operator_socket.display(),
+            cluster = %config.cluster_id,
+            owner = %config.owner,
+            "join service starts"
+        );
+        service.serve(shutdown).await;
+        Ok(())
+    }
+}
+
+/// The longest request: a certificate request of 8 KiB and three names.
+const MAX_REQUEST: usize = 16 * 1024;
+
+/// Longer than a handshake's own limit, which says more about what was slow.
+const HANDSHAKE_SLACK: Duration = Duration::from_secs(5);
+
+fn server(config: &Config) -> Server {
+    let limits = &config.limits;
+    Server {
+        protocol: Protocol::Http1,
+        connections: limits.connections.get() as usize,
+        connections_per_peer: limits.connections_per_address.get() as usize,
+        handshake: limits.handshake_seconds.duration() + HANDSHAKE_SLACK,
+        idle: limits.idle_seconds.duration(),
+        request: config.key_service.timeout_seconds.duration() + Duration::from_secs(10),
+        drain: config.drain_seconds.duration(),
+    }
+}
+
+fn admission_key(
+    config: &AdmissionKeyConfig,
+    owner: OwnerFingerprint,
+) -> Result<AdmissionKey, StartError> {
+    let text = fs::read(&config.certificate).map_err(|source| StartError::Certificate {
+        path: config.certificate.clone(),
+        source,
+    })?;
+    let (certified_by, certificate) =
+        AdmissionKeyCertificate::parse(&text).map_err(StartError::AdmissionKey)?;
+    let got = certified_by.fingerprint();
+    if got != owner {
+        return Err(StartError::AdmissionOwner {
+            expected: owner,
+            got,
+        });
+    }
+    let seed = config
+        .secret
+        .load(SecretKind::AdmissionKey, Seed::from_slice)
+        .map_err(StartError::Secret)?;
+    AdmissionKey::new(&seed, certified_by, certificate).map_err(StartError::AdmissionKey)
+}
+
+fn log_rules(rules: &Appraiser) {
+    let images: Vec<_> = rules.reference_values().images().iter().collect();
+    tracing::info!(
+        policy_serial = rules.policy().serial(),
+        reference_values_serial = rules.reference_values().serial(),
+        images = ?images.iter().map(|image| image.name()).collect::<Vec<_>>(),
+        "policy and reference values in force"
+    );
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Bind { address, source })
+}

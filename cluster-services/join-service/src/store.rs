@@ -1,0 +1,300 @@
+//! The store: records, claims and serials in one redb file.
+//!
+//! One thread writes. It takes the decisions that queue up, lets the admission core make each of them
+//! on what the transaction shows, and commits them all at once: one durable write for a batch, and
+//! nobody learns of a decision before it is on disk. Readers see committed state only.
+
+mod backup;
+mod writer;
+
+use admission::{NodeRecord, Persisted, Refusal, Snapshot, Step, Value};
+use identity::ClusterId;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+use tokio::sync::oneshot;
+use writer::{Job, Writer};
+
+/// Objects of the admission core by their names, as JSON.
+const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
+
+/// The highest serial seen of each document.
+const SERIALS: TableDefinition<'_, &str, u64> = TableDefinition::new("serials");
+
+/// What this file is.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const FORMAT: (&str, &[u8]) = ("format", b"constellation-join-store-v1");
+const CLUSTER: &str = "cluster";
+
+/// redb would use up to a gibibyte; the whole store of a thousand nodes is about one mebibyte.
+const CACHE: usize = 8 << 20;
+
+/// Decisions that wait for the disk.
+const QUEUE: usize = 1024;
+
+/// The store. Clones use the same file.
+#[derive(Clone)]
+pub struct Store {
+    database: Arc<Database>,
+    queue: SyncSender<Job>,
+    path: Arc<Path>,
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The file belongs to another cluster.
+    #[error("`{}` is the store of another cluster than {expected}", path.display())]
+    Cluster {
+        /// The file.
+        path: PathBuf,
+        /// The configured cluster.
+        expected: ClusterId,
+    },
+    /// The file is not a store, damaged, or in use.
+    #[error("cannot open the store `{}`", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// The file is a redb file of something else.
+    #[error("`{}` is not a join service's store of this version", .0.display())]
+    Format(PathBuf),
+    /// The file's mode cannot be set, or there is no thread for the writer.
+    #[error("cannot set up the store `{}`", path.display())]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Why there is no decision, no list and no copy. The writer logged the cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// More decisions queue up than the disk takes.
+    #[error("the store is behind")]
+    Behind,
+    /// The store failed; nothing of the batch is stored.
+    #[error("the store failed")]
+    Failed,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecisionError {
+    /// The admission core refused.
+    #[error("refused by the admission core")]
+    Refused(#[source] Refusal),
+    /// The store has no answer.
+    #[error("no decision")]
+    Store(#[source] StoreError),
+}
+
+/// A document's serial is below the one that was in force before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SerialError {
+    /// The serial goes back.
+    #[error("{document}: serial {got} is below {stored}, which was in force before")]
+    Lower {
+        /// The document.
+        document: &'static str,
+        /// The highest serial seen.
+        stored: u64,
+        /// The document's.
+        got: u64,
+    },
+    /// The serials cannot be stored, so the documents cannot come into force.
+    #[error("cannot store the serials")]
+    Store(#[source] Box<redb::Error>),
+}
+
+impl Store {
+    /// Opens the file, or makes it for this cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a file that is not ours is left as it is.
+    pub fn open(path: &Path, cluster: ClusterId) -> Result<Self, OpenError> {
+        let failed = |source: redb::Error| OpenError::Database {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let system = |source| OpenError::System {
+            path: path.to_owned(),
+            source,
+        };
+        let database = Builder::new()
+            .set_cache_size(CACHE)
+            .create(path)
+            .map_err(|error| failed(error.into()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(system)?;
+        let (format, owner) = prepare(&database, cluster).map_err(failed)?;
+        if format != FORMAT.1 {
+            return Err(OpenError::Format(path.to_owned()));
+        }
+        if owner != cluster.as_bytes() {
+            return Err(OpenError::Cluster {
+                path: path.to_owned(),
+                expected: cluster,
+            });
+        }
+        let database = Arc::new(database);
+        let (queue, jobs) = sync_channel(QUEUE);
+        let writer = Writer::new(Arc::clone(&database));
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || writer.run(&jobs))
+            .map_err(system)?;
+        Ok(Self {
+            database,
+            queue,
+            path: path.into(),
+        })
+    }
+
+    /// Makes one decision on durable state and makes what it writes durable. `decide` is
+    /// `admission::decide` or `admission::operate` with everything but the snapshot.
+    ///
+    /// # Errors
+    /// [`DecisionError`]: the core's refusal, or a store without an answer.
+    pub async fn settle<D>(&self, decide: D) -> Result<Persisted, DecisionError>
+    where
+        D: Fn(&Snapshot) -> Result<Step, Refusal> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            decide: Box::new(decide),
+            answer,
+        };
+        self.queue.try_send(job).map_err(|error| {
+            DecisionError::Store(match error {
+                TrySendError::Full(_) => StoreError::Behind,
+                TrySendError::Disconnected(_) => StoreError::Failed,
+            })
+        })?;
+        answered
+            .await
+            .map_err(|_| DecisionError::Store(StoreError::Failed))?
+    }
+
+    /// All records, tombstones included, in the order of their disk ids.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when the file cannot be read.
+    pub fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        self.read_nodes().map_err(|error| fail(&error))
+    }
+
+    /// Stores the serials of documents that are about to come into force, all or none.
+    ///
+    /// # Errors
+    /// [`SerialError`] when one of them is below the stored one; the documents must not come into
+    /// force then.
+    pub fn raise_serials(&self, serials: &[(&'static str, u64)]) -> Result<(), SerialError> {
+        self.write_serials(serials)
+            .map_err(|source| SerialError::Store(Box::new(source)))?
+    }
+
+    fn read_nodes(&self) -> Result<Vec<NodeRecord>, redb::Error> {
+        let table = self.database.begin_read()?.open_table(OBJECTS)?;
+        // `admission::Key::Record` is stored as `node-<uuid>`; `.` follows `-` in ASCII.
+        let range = table.range("node-".."node.")?;
+        let mut nodes = Vec::new();
+        for entry in range {
+            let (key, value) = entry?;
+            match serde_json::from_slice(value.value()) {
+                Ok(Value::Record(record)) => nodes.push(record),
+                _ => tracing::error!(object = key.value(), "not a record of ours"),
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn write_serials(
+        &self,
+        serials: &[(&'static str, u64)],
+    ) -> Result<Result<(), SerialError>, redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(SERIALS)?;
+            for (document, got) in serials {
+                let (document, got) = (*document, *got);
+                let stored = table
+                    .insert(document, got)?
+                    .map_or(0, |stored| stored.value());
+                if got < stored {
+                    // Dropping the transaction undoes what this loop wrote.
+                    return Ok(Err(SerialError::Lower {
+                        document,
+                        stored,
+                        got,
+                    }));
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(Ok(()))
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Logs what redb said and says only that the store failed.
+fn fail(error: &redb::Error) -> StoreError {
+    metrics::counter!("store_failed_total").increment(1);
+    tracing::error!(error = %service_runtime::Chain(error), "the store failed");
+    StoreError::Failed
+}
+
+/// Makes the tables of a new file, and gives the format and cluster of any file.
+fn prepare(database: &Database, cluster: ClusterId) -> Result<(Vec<u8>, Vec<u8>), redb::Error> {
+    let transaction = database.begin_write()?;
+    let is_new = transaction.list_tables()?.next().is_none();
+    let found = {
+        let mut meta = transaction.open_table(META)?;
+        if is_new {
+            meta.insert(FORMAT.0, FORMAT.1)?;
+            meta.insert(CLUSTER, cluster.as_bytes().as_slice())?;
+        }
+        let get = |key| {
+            meta.get(key)
+                .map(|value| value.map(|value| value.value().to_vec()))
+        };
+        (
+            get(FORMAT.0)?.unwrap_or_default(),
+            get(CLUSTER)?.unwrap_or_default(),
+        )
+    };
+    if found.0 == FORMAT.1 {
+        transaction.open_table(OBJECTS)?;
+        transaction.open_table(SERIALS)?;
+        transaction.commit()?;
+    } else {
+        transaction.abort()?;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;
