@@ -64,7 +64,7 @@ impl Operator<'_> {
     ) -> Result<NodeRecord, Halt> {
         let stored = self.live(disk)?;
         let record = NodeRecord {
-            generation,
+            generation: committed(generation),
             ..stored.clone()
         };
         writes.record(Some(stored), record.clone());
@@ -79,7 +79,7 @@ impl Operator<'_> {
             attester: adoption.attester,
             image: String::new(),
             key_version: self.context.key_version,
-            generation: adoption.generation,
+            generation: committed(adoption.generation),
             state: RecordState::Active,
             boot: BootId::OPERATOR,
             committed: None,
@@ -257,4 +257,10 @@ impl Operator<'_> {
         let record = self.snapshot.record(disk)?;
         Ok(record.is_some_and(|record| !record.is_tombstone()))
     }
+}
+
+/// A node formats over a damaged header when no Commit was ever recorded, so an operator's record
+/// never says that.
+fn committed(generation: Generation) -> Generation {
+    generation.max(Generation::FIRST)
 }
