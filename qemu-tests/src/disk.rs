@@ -1,6 +1,8 @@
 //! Disks of a virtual machine.
 
 use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,6 +92,28 @@ impl Disk {
         })
     }
 
+    /// Flips bits of one byte, as a host can.
+    pub fn flip(&self, offset: u64, bits: u8) -> Result<()> {
+        let file = File::options().read(true).write(true).open(&self.path)?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset)?;
+        file.write_all_at(&byte.map(|byte| byte ^ bits), offset)?;
+        Ok(())
+    }
+
+    /// Whether nothing but zeros is on the disk.
+    pub fn is_blank(&self) -> Result<bool> {
+        let mut file = File::open(&self.path)?;
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => return Ok(true),
+                count if chunk.iter().take(count).any(|byte| *byte != 0) => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+
     /// The file behind the disk.
     pub fn path(&self) -> &Path {
         &self.path
@@ -140,6 +164,17 @@ mod tests {
         let metadata = disk.path().metadata().unwrap();
         assert_eq!(metadata.len(), 64 * 1024 * 1024);
         assert_eq!(metadata.blocks(), 0);
+    }
+
+    #[test]
+    fn a_flipped_bit_makes_a_blank_disk_differ_and_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::blank_state(&dir.path().join("state.raw"), 1).unwrap();
+        assert!(disk.is_blank().unwrap());
+        disk.flip(70_000, 0x10).unwrap();
+        assert!(!disk.is_blank().unwrap());
+        disk.flip(70_000, 0x10).unwrap();
+        assert!(disk.is_blank().unwrap());
     }
 
     #[test]

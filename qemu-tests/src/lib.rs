@@ -23,6 +23,7 @@ mod node;
 mod process;
 mod scenario;
 mod service;
+mod silent;
 mod site;
 mod swtpm;
 mod timeline;
@@ -42,8 +43,9 @@ pub use machine::{
 pub use metadata::Metadata;
 pub use node::Node;
 pub use process::{Process, contained, run};
-pub use scenario::{REFUSED, Scenario};
+pub use scenario::{Scenario, exit};
 pub use service::Service;
+pub use silent::SilentServer;
 pub use site::Site;
 pub use swtpm::{Swtpm, TpmAuthority};
 pub use timeline::Timeline;

@@ -21,6 +21,9 @@ use crate::process::{Process, contained, run};
 use crate::swtpm::{PoweredTpm, Swtpm};
 use crate::workspace::{MachineSlot, Workspace, free_port, program};
 
+/// The firmware unless a test takes another one.
+const OVMF: &str = "OVMF_CODE_4M.fd";
+
 /// What the machine boots, and how.
 #[derive(Clone, Debug)]
 pub enum Boot {
@@ -47,6 +50,8 @@ pub struct MachineConfig {
     pub(crate) accelerator: Accelerator,
     /// What to boot.
     pub boot: Boot,
+    /// The firmware's file name in Debian's package `ovmf`.
+    pub firmware: String,
     /// Main memory.
     pub memory_mib: u32,
     /// Processors.
@@ -91,6 +96,7 @@ impl MachineConfig {
             workspace: workspace.clone(),
             accelerator,
             boot,
+            firmware: OVMF.to_owned(),
             memory_mib: 512,
             processors: 1,
             tpm: None,
@@ -133,7 +139,7 @@ impl MachineConfig {
         let stdout = process.take_stdout().context("QEMU has no console")?;
         let log = self.workspace.file(&format!("{name}.console.log"));
         let console = Console::follow(stdout, started, &log, self.echo)?;
-        Ok(Machine {
+        let mut machine = Machine {
             console,
             process,
             qmp,
@@ -141,7 +147,11 @@ impl MachineConfig {
             _tpm: tpm,
             _files: files,
             _slot: slot,
-        })
+        };
+        if self.link_down {
+            machine.qmp.set_link(false)?;
+        }
+        Ok(machine)
     }
 
     fn write_esp(&self, dir: &Path) -> Result<Option<PathBuf>> {
@@ -179,6 +189,11 @@ impl Machine {
     /// Ends the machine as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// QEMU's exit status once the machine is off.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.exit_status()
     }
 
     /// Waits until the guest has powered off, and for the console to be read to its end.

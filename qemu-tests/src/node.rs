@@ -101,23 +101,28 @@ impl Machine {
 
     /// The agent unlocks the state disk, and then as [`Machine::expect_counter`].
     pub fn expect_unlocked(&mut self, counter: u32) -> Result<()> {
-        self.follow(|step| step.name == "switch-root", |_| ())?;
+        self.expect_step("switch-root")?;
         self.expect_counter(counter)
     }
 
-    /// The agent gives up with this exit code and the machine is off.
-    pub fn expect_exit(&mut self, code: u32) -> Result<AgentExit> {
+    /// The agent gives up with one of these exit codes and the machine is off.
+    pub fn expect_exit(&mut self, codes: &[u32]) -> Result<AgentExit> {
         let ended = |step: &AgentStep| matches!(step.name.as_str(), "exit" | "switch-root");
-        let exit = self
-            .follow(ended, |_| ())?
-            .exit()
-            .context("the node was let in")?;
+        let step = self.follow(ended, |_| ())?;
         let log = self.console.log().display();
+        let exit = step
+            .exit()
+            .with_context(|| format!("the node was let in; log: {log}"))?;
         ensure!(
-            exit.code == code,
-            "expected exit code {code}, got {exit:?}; log: {log}"
+            codes.contains(&exit.code),
+            "expected exit code {codes:?}, got {exit:?}; log: {log}"
         );
         self.wait_off(POWER_OFF)?;
         Ok(exit)
+    }
+
+    /// The agent reports a step of this name.
+    pub fn expect_step(&mut self, name: &str) -> Result<AgentStep> {
+        self.follow(|step| step.name == name, |_| ())
     }
 }

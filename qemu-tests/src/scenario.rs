@@ -13,8 +13,23 @@ use crate::site::Site;
 use crate::swtpm::TpmAuthority;
 use crate::workspace::Workspace;
 
-/// The exit code of a refusal by a server that acts for the owner (`docs/agent.md`).
-pub const REFUSED: u32 = 51;
+/// Exit codes of the agent that scenarios expect (`docs/agent.md`, table of exit reasons).
+pub mod exit {
+    /// The root file system does not match the measured root hash.
+    pub const ROOT_REFUSED: u32 = 21;
+    /// The state disk is neither blank nor a state disk.
+    pub const STATE_DISK_MALFORMED: u32 = 41;
+    /// A server that acts for the owner refused the node.
+    pub const REFUSED: u32 = 51;
+    /// The header does not open with the released key.
+    pub const HEADER_REFUSED: u32 = 60;
+    /// The header is older than the record.
+    pub const HEADER_TOO_OLD: u32 = 61;
+    /// A live table or the integrity superblock differs from the one asked for.
+    pub const MAPPING_DIFFERS: u32 = 63;
+    /// The state disk could not be mapped.
+    pub const MAPPING: u32 = 64;
+}
 
 /// How long the join service may take to log what it has already answered.
 const LOG: Duration = Duration::from_secs(10);
@@ -32,7 +47,8 @@ pub struct Scenario {
     pub workspace: Workspace,
     /// What a machine of this tier boots.
     pub boot: Boot,
-    accelerator: Accelerator,
+    /// How it runs.
+    pub accelerator: Accelerator,
     label: String,
     started: Instant,
 }
@@ -93,7 +109,7 @@ impl Scenario {
     pub fn expect_refused(&self, node: &Node, boot: &str, words: &[&str]) -> Result<String> {
         let position = self.site.join_service.log_position();
         let mut machine: Machine = node.start(boot)?;
-        machine.expect_exit(REFUSED)?;
+        machine.expect_exit(&[exit::REFUSED])?;
         let line = self.site.join_service.expect_log(position, words, LOG);
         line.with_context(|| format!("refusal of {} in boot {boot}", node.name))
     }

@@ -38,7 +38,12 @@ impl Site {
     /// Makes an owner, the secrets, the services' certificates and configurations. Nothing runs
     /// yet: the join service needs a policy and reference values first.
     pub fn create(workspace: &Workspace) -> Result<Self> {
-        let dir = workspace.subdir("site")?;
+        Self::create_in(workspace, "site")
+    }
+
+    /// The same in a subfolder of this name, for a second, foreign installation.
+    pub fn create_in(workspace: &Workspace, name: &str) -> Result<Self> {
+        let dir = workspace.subdir(name)?;
         let cli = Cli::new(&dir.join("owner"))?;
         let owner = cli.owner_new()?;
         let owner = owner["fingerprint"]

@@ -85,16 +85,13 @@ impl Plan<'_> {
                 let esp = self
                     .esp
                     .context("a firmware boot needs a system partition")?;
-                for (unit, name, volatile) in [
-                    (0, "OVMF_CODE_4M.fd", "readonly=on"),
-                    (1, "OVMF_VARS_4M.fd", "snapshot=on"),
-                ] {
-                    args.pair(
-                        "-drive",
-                        format!(
-                            "if=pflash,format=raw,unit={unit},{volatile},file={FIRMWARE}/{name}"
-                        ),
-                    );
+                let code = &self.config.firmware;
+                let variables = code.replace("CODE", "VARS");
+                for (unit, name, access) in
+                    [(0, code, "readonly=on"), (1, &variables, "snapshot=on")]
+                {
+                    let file = format!("unit={unit},{access},file={FIRMWARE}/{name}");
+                    args.pair("-drive", format!("if=pflash,format=raw,{file}"));
                 }
                 let disk = Disk::new(esp, DiskFormat::Raw, "esp");
                 args.pair("-drive", disk.drive("esp"));

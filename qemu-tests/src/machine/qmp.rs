@@ -3,7 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -81,9 +82,16 @@ impl Qmp {
     }
 }
 
+/// A machine that has just been started takes a moment to listen.
 fn connect(path: &Path) -> Result<BufReader<UnixStream>> {
-    let stream =
-        UnixStream::connect(path).with_context(|| format!("connect {}", path.display()))?;
+    let end = Instant::now() + PATIENCE;
+    let stream = loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => break stream,
+            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+            Err(error) => bail!("connect {}: {error}", path.display()),
+        }
+    };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(BufReader::new(stream))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use qemu_tests::{
-    Accelerator, AgentStep, Boot, ChangedUki, Image, Machine, MachineConfig, Node, REFUSED, Site,
-    TpmAuthority, Workspace, firmware_event_log,
+    Accelerator, AgentStep, Boot, ChangedUki, Image, Machine, MachineConfig, Node, Site,
+    TpmAuthority, Workspace, exit, firmware_event_log,
 };
 
 use crate::view::{Progress, View};
@@ -204,7 +204,7 @@ impl Story {
         progress.phase("firmware");
         let mut machine = node.start(boot)?;
         watch(&mut machine, progress, "failed")?;
-        machine.expect_exit(REFUSED)?;
+        machine.expect_exit(&[exit::REFUSED])?;
         self.site.join_service.expect_log(position, words, LOG)
     }
 }

@@ -1,0 +1,360 @@
+//! Scenarios about disk, network, services and crashes: the same kernel, initial RAM disk and TPM
+//! without firmware.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use qemu_tests::{
+    Machine, Metadata, Node, Scenario, SilentServer, Site, Swtpm, TpmAuthority, exit,
+};
+use serde_json::json;
+
+/// An address of the virtual network that nobody answers at.
+const BLACK_HOLE: &str = "169.254.169.99:30090";
+
+/// An address of the virtual network for a hostile server.
+const HOSTILE: &str = "169.254.169.98:30090";
+
+/// How long a test watches a node that must go on waiting.
+const WATCH: Duration = Duration::from_secs(12);
+
+/// A busy machine's time for one line of the console.
+const LINE: Duration = Duration::from_secs(60);
+
+/// Where the two slots of the header are (`docs/state-disk.md`).
+const SLOTS: [u64; 2] = [0, 64 * 1024];
+
+#[test]
+fn the_counter_survives_five_reboots() -> Result<()> {
+    let scenario = Scenario::direct("reboots")?;
+    let node = scenario.node("worker-0")?;
+    for counter in 1..=6 {
+        node.start(&format!("boot-{counter}"))?
+            .expect_unlocked(counter)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flipped_bit_of_any_header_field_is_refused() -> Result<()> {
+    use exit::{HEADER_REFUSED, HEADER_TOO_OLD, REFUSED, STATE_DISK_MALFORMED};
+    let scenario = Scenario::direct("header-bits")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    // Offsets of `docs/state-disk.md`; both slots hold the same generation, so both are changed.
+    let fields: [(&str, u64, u8, &[u32]); 11] = [
+        ("magic", 0, 1, &[STATE_DISK_MALFORMED]),
+        ("version", 8, 2, &[STATE_DISK_MALFORMED]),
+        ("flags", 10, 1, &[STATE_DISK_MALFORMED]),
+        ("key-version", 12, 2, &[REFUSED, HEADER_REFUSED]),
+        ("uuid", 16, 1, &[REFUSED]),
+        ("generation", 32, 4, &[HEADER_REFUSED]),
+        ("nonce", 40, 1, &[HEADER_REFUSED]),
+        ("length", 52, 1, &[STATE_DISK_MALFORMED]),
+        ("reserved", 60, 1, &[STATE_DISK_MALFORMED]),
+        ("body", 100, 1, &[HEADER_REFUSED, HEADER_TOO_OLD]),
+        ("padding", 2048, 1, &[STATE_DISK_MALFORMED]),
+    ];
+    let flip = |offset, bits| {
+        SLOTS
+            .iter()
+            .try_for_each(|slot| node.state.flip(slot + offset, bits))
+    };
+    for (field, offset, bits, codes) in fields {
+        flip(offset, bits)?;
+        node.start(field)?
+            .expect_exit(codes)
+            .with_context(|| format!("field {field}"))?;
+        flip(offset, bits)?;
+    }
+    node.start("healed")?.expect_unlocked(2)
+}
+
+#[test]
+fn one_damaged_slot_of_two_does_not_lock_the_node_out() -> Result<()> {
+    let scenario = Scenario::direct("one-slot")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    for (counter, slot) in [(2, 0), (3, 64 * 1024)] {
+        node.state.flip(slot + 100, 1)?;
+        node.start(&format!("damaged-{counter}"))?
+            .expect_unlocked(counter)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
+    let scenario = Scenario::direct("disks")?;
+    let (first, second) = (scenario.node("worker-0")?, scenario.node("worker-1")?);
+    first.start("join")?.expect_unlocked(1)?;
+    second.start("join")?.expect_unlocked(1)?;
+    let old = first.state.copy_to(&scenario.workspace.file("old.raw"))?;
+    first.start("rejoin")?.expect_unlocked(2)?;
+
+    let with_disk = |disk: &qemu_tests::Disk| {
+        let mut node = first.clone();
+        if let Some(state) = node.config.disks.last_mut() {
+            *state = disk.clone();
+        }
+        node
+    };
+    scenario.expect_refused(&with_disk(&second.state), "swapped", &["worker-0"])?;
+    with_disk(&old)
+        .start("rolled-back")?
+        .expect_exit(&[exit::HEADER_TOO_OLD])?;
+
+    let blank = qemu_tests::Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
+    scenario.expect_refused(&with_disk(&blank), "blanked", &["worker-0"])?;
+    ensure!(blank.is_blank()?, "a refused node wrote to its disk");
+
+    let cut = first.state.copy_to(&scenario.workspace.file("cut.raw"))?;
+    std::fs::File::options()
+        .write(true)
+        .open(cut.path())?
+        .set_len(512 * 1024 * 1024)?;
+    let refused = [
+        exit::STATE_DISK_MALFORMED,
+        exit::HEADER_REFUSED,
+        exit::MAPPING_DIFFERS,
+        exit::MAPPING,
+    ];
+    with_disk(&cut).start("truncated")?.expect_exit(&refused)?;
+
+    first.start("own-disk")?.expect_unlocked(3)
+}
+
+#[test]
+fn a_node_killed_at_any_step_of_its_first_boot_heals() -> Result<()> {
+    let scenario = Scenario::direct("killed-join")?;
+    for (index, step) in [
+        "state-disk",
+        "ticket",
+        "format",
+        "mapping",
+        "header",
+        "commit",
+        "latch",
+        "hand-off",
+        "switch-root",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let node = scenario.node(&format!("worker-{index}"))?;
+        kill_at(&node, step)?;
+        node.start("healed")?
+            .expect_unlocked(1)
+            .with_context(|| format!("killed at {step}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_killed_at_any_step_of_its_second_boot_heals() -> Result<()> {
+    let scenario = Scenario::direct("killed-rejoin")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    for (counter, step) in (2..).zip([
+        "state-disk",
+        "ticket",
+        "mapping",
+        "header",
+        "commit",
+        "latch",
+        "hand-off",
+    ]) {
+        kill_at(&node, step)?;
+        node.start(&format!("healed-{step}"))?
+            .expect_unlocked(counter)
+            .with_context(|| format!("killed at {step}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_join_service_that_comes_late_is_waited_for() -> Result<()> {
+    let mut scenario = Scenario::direct("late-service")?;
+    scenario.site.join_service.stop()?;
+    let node = scenario.node("worker-0")?;
+    let mut machine = node.start("join")?;
+    still_waits(&mut machine, Duration::from_secs(20))?;
+    scenario.site.join_service.start()?;
+    machine.expect_unlocked(1)
+}
+
+#[test]
+fn a_key_service_that_is_down_makes_the_node_wait() -> Result<()> {
+    let mut scenario = Scenario::direct("key-service-down")?;
+    scenario.site.key_service.stop()?;
+    let node = scenario.node("worker-0")?;
+    let mut machine = node.start("join")?;
+    still_waits(&mut machine, WATCH)?;
+    scenario.site.key_service.start()?;
+    machine.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+#[test]
+fn a_join_service_killed_before_its_answer_leaves_one_record() -> Result<()> {
+    let mut scenario = Scenario::direct("killed-service")?;
+    let node = scenario.node("worker-0")?;
+    let mut machine = node.start("join")?;
+    machine.expect_step("channel")?;
+    scenario.site.join_service.kill()?;
+    still_waits(&mut machine, Duration::from_secs(3))?;
+    scenario.site.join_service.start()?;
+    machine.expect_unlocked(1)?;
+    let shown = scenario
+        .site
+        .cli
+        .node_show(&scenario.site.admin_socket(), "worker-0")?;
+    ensure!(shown["state"] == "active", "the record is {shown}");
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+#[test]
+fn black_holes_and_silent_servers_do_not_stop_the_right_one() -> Result<()> {
+    let scenario = Scenario::direct("bad-endpoints")?;
+    let silent = SilentServer::listen()?;
+    let mut node = scenario.node("worker-0")?;
+    let (real, _) = scenario.site.forward();
+    node.config
+        .forwards
+        .push((HOSTILE.to_owned(), silent.port()));
+    node.config.hints = Some(hints(&[BLACK_HOLE, HOSTILE, &real]));
+    node.start("join")?.expect_unlocked(1)
+}
+
+#[test]
+fn a_late_dhcp_server_is_waited_for() -> Result<()> {
+    let scenario = Scenario::direct("late-dhcp")?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.link_down = true;
+    let mut machine = node.start("join")?;
+    still_waits(&mut machine, WATCH)?;
+    machine.qmp().set_link(true)?;
+    machine.expect_unlocked(1)
+}
+
+#[test]
+fn hints_come_from_the_metadata_service_too() -> Result<()> {
+    let scenario = Scenario::direct("metadata")?;
+    let mut node = scenario.node("worker-0")?;
+    let hints = node.config.hints.take().context("a node has hints")?;
+    let metadata = Metadata::serve(&hints)?;
+    node.config.metadata = Some(metadata.port());
+    node.start("join")?.expect_unlocked(1)?;
+    ensure!(metadata.requests() > 0, "nobody asked for metadata");
+    Ok(())
+}
+
+#[test]
+fn malformed_metadata_is_no_reason_to_stop() -> Result<()> {
+    let scenario = Scenario::direct("bad-metadata")?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.hints = None;
+    let long = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n{}",
+        "[".repeat(2_000_000)
+    );
+    let flood: Vec<_> = (0..1000)
+        .map(|port| format!("169.254.169.97:{}", 1000 + port))
+        .collect();
+    let flood = json!({"endpoints": flood, "node_name": "worker-0", "role": "worker"}).to_string();
+    let flood = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{flood}",
+        flood.len()
+    );
+    let answers = [
+        ("garbage", "\0\0\0\0".to_owned()),
+        (
+            "not-json",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{".to_owned(),
+        ),
+        ("too-long", long),
+        ("flood", flood),
+    ];
+    for (name, answer) in answers {
+        let metadata = Metadata::answer(answer)?;
+        node.config.metadata = Some(metadata.port());
+        let mut machine = node.start(name)?;
+        still_waits(&mut machine, WATCH).with_context(|| format!("metadata {name}"))?;
+        ensure!(metadata.requests() > 0, "nobody asked for metadata {name}");
+    }
+    ensure!(
+        node.state.is_blank()?,
+        "a node without admission wrote to its disk"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_clock_of_the_host_does_not_matter() -> Result<()> {
+    let scenario = Scenario::direct("clock")?;
+    let mut node = scenario.node("worker-0")?;
+    for (counter, year) in [(1, "1970"), (2, "2100")] {
+        node.config.clock = Some(format!("{year}-01-02T00:00:00"));
+        node.start(year)?.expect_unlocked(counter)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tpm_of_another_authority_is_refused() -> Result<()> {
+    let scenario = Scenario::direct("foreign-authority")?;
+    let foreign = TpmAuthority::create(&scenario.workspace.file("foreign-authority"))?;
+    let mut node = scenario.node("worker-0")?;
+    let tpm = Swtpm::manufacture(&scenario.workspace.file("foreign.tpm"), &foreign)?;
+    node.config.tpm = Some(tpm);
+    scenario.expect_refused(&node, "join", &["ek"])?;
+    ensure!(node.state.is_blank()?, "a refused node wrote to its disk");
+    Ok(())
+}
+
+#[test]
+fn a_foreign_owners_join_service_gets_nowhere() -> Result<()> {
+    let scenario = Scenario::direct("foreign-owner")?;
+    let mut foreign = Site::create_in(&scenario.workspace, "foreign-site")?;
+    foreign.trust(&scenario.authority)?;
+    foreign.accept_image("test", &qemu_tests::direct_boot_pcrs(scenario.accelerator)?)?;
+    foreign.start()?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.forwards = vec![foreign.forward()];
+    let mut machine = node.start("foreign")?;
+    still_waits(&mut machine, WATCH)?;
+    machine.kill()?;
+    ensure!(
+        node.state.is_blank()?,
+        "a foreign service made the node write to its disk"
+    );
+    node.config.forwards = vec![scenario.site.forward()];
+    node.start("own")?.expect_unlocked(1)
+}
+
+/// Cuts the power as soon as the agent reports the step.
+fn kill_at(node: &Node, step: &str) -> Result<()> {
+    let mut machine = node.start(&format!("killed-{step}"))?;
+    machine.expect_step(step)?;
+    machine.kill()
+}
+
+/// The node neither gives up nor unlocks for a while.
+fn still_waits(machine: &mut Machine, time: Duration) -> Result<()> {
+    machine.console.expect("agent: ", LINE)?;
+    std::thread::sleep(time);
+    for (_, step) in machine.console.agent_steps() {
+        let name = step.name.as_str();
+        ensure!(
+            !matches!(name, "exit" | "failed" | "latch" | "switch-root"),
+            "the node does not wait: {step:?}"
+        );
+    }
+    ensure!(machine.exit_status()?.is_none(), "the machine is off");
+    Ok(())
+}
+
+/// Hints for worker-0 with these endpoints.
+fn hints(endpoints: &[&str]) -> String {
+    json!({"endpoints": endpoints, "node_name": "worker-0", "role": "worker"}).to_string()
+}

@@ -1,0 +1,110 @@
+//! Scenarios where the firmware or the image is the subject: OVMF, a UKI, a TPM that measures.
+
+use anyhow::Result;
+use qemu_tests::{Boot, ChangedUki, Image, Scenario, Swtpm, exit, firmware_event_log};
+use serde_json::json;
+
+/// Another build of the same firmware, for smaller flash: PCR 0 differs.
+const OTHER_FIRMWARE: &str = "OVMF_CODE.fd";
+
+#[test]
+fn a_node_joins_and_rejoins() -> Result<()> {
+    let scenario = Scenario::firmware("join-rejoin")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+#[test]
+fn measure_predicts_what_the_firmware_measures() -> Result<()> {
+    let scenario = Scenario::firmware("measure")?;
+    let image = Image::of("probe")?;
+    let owned = scenario.workspace.file("probe.efi");
+    scenario.site.cli.image_own(&image.uki(), &owned)?;
+    let log = firmware_event_log(scenario.accelerator)?;
+    let predicted = scenario.site.cli.measure(&owned, &log)?;
+
+    let mut node = scenario.node("worker-0")?;
+    node.config.boot = Boot::Firmware { uki: owned };
+    let mut machine = node.start("probe")?;
+    for index in [0, 2, 3, 4, 7, 9, 11, 12, 13, 15] {
+        let line = machine
+            .console
+            .expect(&format!("probe: pcr={index} "), BOOT)?;
+        let value = line.text.rsplit(' ').next();
+        assert_eq!(
+            predicted["pcrs"][index.to_string()],
+            json!([value]),
+            "PCR {index}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_changed_image_is_refused_and_the_pcr_named() -> Result<()> {
+    let scenario = Scenario::firmware("changed-image")?;
+    let node = scenario.node("worker-0")?;
+    let Boot::Firmware { uki } = &scenario.boot else {
+        anyhow::bail!("the tier boots UKIs");
+    };
+    let original = ChangedUki::of(uki, &scenario.image.stub())?;
+    let changed = |name: &str, change: &dyn Fn(&mut ChangedUki) -> Result<()>| {
+        let mut parts = original.clone();
+        change(&mut parts)?;
+        let uki = scenario.workspace.file(&format!("{name}.efi"));
+        parts.write(&uki)?;
+        let mut node = node.clone();
+        node.config.boot = Boot::Firmware { uki };
+        scenario.expect_refused(&node, name, &["pcr", "expected", "got"])
+    };
+    changed("command-line", &|uki| {
+        uki.cmdline += " systemd.debug_shell";
+        Ok(())
+    })?;
+    changed("initrd", &|uki| {
+        uki.append_to_initrd("planted", b"an attacker's file")
+    })?;
+    assert!(node.state.is_blank()?);
+    node.start("original")?.expect_unlocked(1)
+}
+
+#[test]
+fn a_changed_root_file_system_does_not_start() -> Result<()> {
+    let scenario = Scenario::firmware("changed-root")?;
+    let mut node = scenario.node("worker-0")?;
+    let Some(root) = node.config.disks.first_mut() else {
+        anyhow::bail!("a node has a root disk");
+    };
+    *root = root.copy_to(&scenario.workspace.file("changed-root.img"))?;
+    // The superblock of erofs (1,024 bytes from the start): the first block that is read.
+    root.flip(1024, 1)?;
+    node.start("changed")?.expect_exit(&[exit::ROOT_REFUSED])?;
+    assert!(node.state.is_blank()?);
+    Ok(())
+}
+
+#[test]
+fn other_firmware_is_refused() -> Result<()> {
+    let scenario = Scenario::firmware("other-firmware")?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.firmware = OTHER_FIRMWARE.to_owned();
+    scenario.expect_refused(&node, "other", &["pcr", "expected", "got"])?;
+    assert!(node.state.is_blank()?);
+    Ok(())
+}
+
+#[test]
+fn a_foreign_genuine_tpm_with_the_right_pcrs_is_refused_a_known_disk() -> Result<()> {
+    let scenario = Scenario::firmware("foreign-tpm")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    let mut thief = node.clone();
+    let tpm = Swtpm::manufacture(&scenario.workspace.file("thief.tpm"), &scenario.authority)?;
+    thief.config.tpm = Some(tpm);
+    scenario.expect_refused(&thief, "thief", &["worker-0"])?;
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+/// Firmware, kernel and probe under emulation on a busy machine.
+const BOOT: std::time::Duration = std::time::Duration::from_secs(120);
