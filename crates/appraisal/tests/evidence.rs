@@ -11,11 +11,15 @@ use appraisal::{
     AppraisalError, Appraised, Appraiser, CredentialSecret, ErrorClass, Policy, REQUIRED_PCRS,
     ReferenceValues,
 };
+use aws_lc_rs::digest::{SHA256, digest};
 use evidence::{Binding, Channel, Side, TpmEvidence};
 use serde_json::{Value, json};
-use software_tpm::keys::{KeyAuthority, KeyTpm, attestation};
+use software_tpm::{
+    event_log::LogBuilder,
+    keys::{KeyAuthority, KeyTpm, attestation},
+};
 use std::collections::BTreeMap;
-use tpm::{PcrSet, QuoteError, composite_digest};
+use tpm::{EventLog, PcrSet, QuoteError, composite_digest};
 
 struct Session {
     appraiser: Appraiser,
@@ -340,4 +344,42 @@ fn every_bit_of_the_signature_counts() {
         flipped.signature[at / 8] ^= 1 << (at % 8);
         assert!(session.appraise(&flipped).is_err(), "bit {at}");
     }
+}
+
+#[test]
+fn the_event_log_says_which_event_of_a_differing_pcr_is_another() {
+    let authority = KeyAuthority::new("vTPM authority").unwrap();
+    let mut tpm = authority.manufacture().unwrap();
+    tpm.pcrs = image_pcrs(2);
+    let log = LogBuilder::new().event(11, 13, b"kernel", b".linux").event(
+        11,
+        13,
+        b"init=/bin/sh",
+        b".cmdline",
+    );
+    tpm.pcrs
+        .extend(EventLog::parse(log.bytes()).unwrap().replay());
+    tpm.event_log = log.bytes().to_vec();
+
+    let sha256 = |bytes: &[u8]| hex::encode(digest(&SHA256, bytes));
+    let mut known = image("new", 2);
+    known["events"] = json!({"11": [
+        {"name": "kernel", "digest": sha256(b"kernel")},
+        {"name": "command line", "digest": sha256(b"quiet")},
+    ]});
+    let session = Session {
+        appraiser: appraiser(authority.pem(), &[known]),
+        tpm,
+        binding: binding(1),
+    };
+    let refused = session.appraise(&session.quote()).unwrap_err();
+    let [explanation] = refused.explanation() else {
+        panic!("{refused:?}");
+    };
+    let expected = format!(
+        "PCR 11: event 1: expected command line digest {}, got",
+        sha256(b"quiet")
+    );
+    assert!(explanation.starts_with(&expected), "{explanation}");
+    assert!(explanation.ends_with("`.cmdline`"), "{explanation}");
 }

@@ -5,6 +5,7 @@
 //! ours: it hands over bytes. [`keys`] has the keys of a TPM without the TPM, for tests and
 //! benchmarks of pure code and services that need thousands of attesters.
 
+pub mod event_log;
 pub mod keys;
 
 use std::{

@@ -7,51 +7,13 @@
 )]
 
 use aws_lc_rs::digest::{SHA256, digest};
+use software_tpm::event_log::{EV_NO_ACTION, LogBuilder};
 use tpm::{Difference, EventLog, ExpectedEvent};
 
-const SHA1: u16 = 4;
-const SHA256_ID: u16 = 11;
-const EV_NO_ACTION: u32 = 3;
 const EV_IPL: u32 = 13;
 
-/// A log with a SHA-1 and a SHA-256 bank.
-struct Log(Vec<u8>);
-
-impl Log {
-    fn new() -> Self {
-        let mut spec = b"Spec ID Event03\0".to_vec();
-        spec.extend([0, 0, 0, 0, 0, 2, 0, 2]);
-        spec.extend(2_u32.to_le_bytes());
-        for (algorithm, size) in [(SHA1, 20_u16), (SHA256_ID, 32)] {
-            spec.extend(algorithm.to_le_bytes());
-            spec.extend(size.to_le_bytes());
-        }
-        spec.push(0);
-        let mut log = 0_u32.to_le_bytes().to_vec();
-        log.extend(EV_NO_ACTION.to_le_bytes());
-        log.extend([0; 20]);
-        log.extend(u32::try_from(spec.len()).unwrap().to_le_bytes());
-        log.extend(spec);
-        Self(log)
-    }
-
-    fn event(mut self, pcr: u32, kind: u32, measured: &[u8], data: &[u8]) -> Self {
-        self.0.extend(pcr.to_le_bytes());
-        self.0.extend(kind.to_le_bytes());
-        self.0.extend(2_u32.to_le_bytes());
-        self.0.extend(SHA1.to_le_bytes());
-        self.0.extend([0xaa; 20]);
-        self.0.extend(SHA256_ID.to_le_bytes());
-        self.0.extend(sha256(measured));
-        self.0
-            .extend(u32::try_from(data.len()).unwrap().to_le_bytes());
-        self.0.extend(data);
-        self
-    }
-
-    fn parse(&self) -> EventLog {
-        EventLog::parse(&self.0).unwrap()
-    }
+fn parse(log: &LogBuilder) -> EventLog {
+    EventLog::parse(log.bytes()).unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -63,8 +25,8 @@ fn extended(start: [u8; 32], measured: &[&[u8]]) -> [u8; 32] {
     measured.iter().fold(start, extend)
 }
 
-fn uki() -> Log {
-    Log::new()
+fn uki() -> LogBuilder {
+    LogBuilder::new()
         .event(11, EV_IPL, b"linux", b".\0l\0i\0n\0u\0x\0")
         .event(4, EV_IPL, b"boot", b"")
         .event(11, EV_IPL, b"cmdline", b".cmdline\n\x1b[31m")
@@ -80,7 +42,7 @@ fn expected(names: &[&str]) -> Vec<ExpectedEvent> {
 
 #[test]
 fn replay_extends_each_pcr_in_order() {
-    let pcrs = uki().parse().replay();
+    let pcrs = parse(&uki()).replay();
     assert_eq!(pcrs[&11], extended([0; 32], &[b"linux", b"cmdline"]));
     assert_eq!(pcrs[&4], extended([0; 32], &[b"boot"]));
     assert_eq!(pcrs.len(), 2);
@@ -88,18 +50,18 @@ fn replay_extends_each_pcr_in_order() {
 
 #[test]
 fn startup_locality_is_where_pcr_0_starts_and_extends_nothing() {
-    let log = Log::new()
+    let log = LogBuilder::new()
         .event(0, EV_NO_ACTION, b"", b"StartupLocality\0\x03")
         .event(0, 8, b"firmware", b"");
     let mut start = [0; 32];
     start[31] = 3;
-    assert_eq!(log.parse().replay()[&0], extended(start, &[b"firmware"]));
-    assert_eq!(log.parse().events().len(), 1);
+    assert_eq!(parse(&log).replay()[&0], extended(start, &[b"firmware"]));
+    assert_eq!(parse(&log).events().len(), 1);
 }
 
 #[test]
 fn the_first_differing_event_is_named() {
-    let log = uki().parse();
+    let log = parse(&uki());
     let quoted = log.replay()[&11];
     let difference = log.explain(11, &quoted, &expected(&["linux", "quiet cmdline"]));
     assert!(matches!(
@@ -118,7 +80,7 @@ fn the_first_differing_event_is_named() {
 
 #[test]
 fn a_missing_and_a_surplus_event_are_named() {
-    let log = uki().parse();
+    let log = parse(&uki());
     let quoted = log.replay()[&11];
     let missing = log.explain(11, &quoted, &expected(&["linux", "cmdline", "initrd"]));
     assert!(
@@ -134,12 +96,12 @@ fn a_missing_and_a_surplus_event_are_named() {
 
 #[test]
 fn a_log_that_does_not_lead_to_the_quote_explains_nothing() {
-    let difference = uki().parse().explain(11, &[1; 32], &expected(&["linux"]));
+    let difference = parse(&uki()).explain(11, &[1; 32], &expected(&["linux"]));
     assert!(matches!(
         difference,
         Difference::LogDisagrees { pcr: 11, .. }
     ));
-    let untouched = uki().parse().explain(12, &[1; 32], &[]);
+    let untouched = parse(&uki()).explain(12, &[1; 32], &[]);
     assert_eq!(
         untouched,
         Difference::LogDisagrees {
@@ -151,7 +113,7 @@ fn a_log_that_does_not_lead_to_the_quote_explains_nothing() {
 
 #[test]
 fn without_reference_events_the_logged_ones_are_listed() {
-    let log = uki().parse();
+    let log = parse(&uki());
     let difference = log.explain(11, &log.replay()[&11], &[]);
     let text = difference.to_string();
     assert!(text.contains("the log has 2"), "{text}");
@@ -160,7 +122,7 @@ fn without_reference_events_the_logged_ones_are_listed() {
 
 #[test]
 fn a_cut_log_parses_only_between_events() {
-    let whole = uki().0;
+    let whole = uki().bytes().to_vec();
     let parsed = (0..whole.len()).filter(|at| EventLog::parse(&whole[..*at]).is_ok());
     // After the header, the first and the second event.
     assert_eq!(parsed.count(), 3);
@@ -168,8 +130,11 @@ fn a_cut_log_parses_only_between_events() {
 
 #[test]
 fn each_flaw_is_refused() {
-    let header = Log::new().0.len();
-    let good = Log::new().event(1, EV_IPL, b"x", b"data").0;
+    let header = LogBuilder::new().bytes().len();
+    let good = LogBuilder::new()
+        .event(1, EV_IPL, b"x", b"data")
+        .bytes()
+        .to_vec();
     let changed = |at: usize, bytes: &[u8]| {
         let mut log = good.clone();
         log[at..at + bytes.len()].copy_from_slice(bytes);
