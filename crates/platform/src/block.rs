@@ -3,7 +3,7 @@
 use rustix::fs::OFlags;
 use state_disk::DeviceNumber;
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -170,6 +170,15 @@ impl BlockDevice {
     }
 }
 
+/// Sets how far the kernel reads ahead on a device, in KiB; 0 reads only what was asked for.
+///
+/// # Errors
+/// [`BlockError::ReadAhead`].
+pub fn set_read_ahead(device: DeviceNumber, kib: u32) -> Result<(), BlockError> {
+    let path = PathBuf::from(format!("/sys/dev/block/{device}/queue/read_ahead_kb"));
+    fs::write(&path, kib.to_string()).map_err(|source| BlockError::ReadAhead { path, source })
+}
+
 pub(crate) fn device_number(device: u64) -> DeviceNumber {
     DeviceNumber {
         major: rustix::fs::major(device),
@@ -217,6 +226,14 @@ pub enum BlockError {
         path: PathBuf,
         /// Where.
         offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The read-ahead could not be set.
+    #[error("set read-ahead `{path}`")]
+    ReadAhead {
+        /// The setting.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },

@@ -1,7 +1,7 @@
 //! The state disk's stack: slots of the sealed header, dm-integrity, dm-crypt.
 
 use crate::{
-    block::{BLOCK, BlockDevice, BlockError},
+    block::{BLOCK, BlockDevice, BlockError, set_read_ahead},
     dm::{DeviceMapper, DmError, MappedDevice},
     keyring::{KeyringError, LogonKey},
 };
@@ -211,6 +211,11 @@ fn compare_provided(
 }
 
 /// The key is in the kernel's keyring only while the table is loaded.
+///
+/// The mapping does not read ahead: whoever reads the bare device, such as `e2fsck`, would be given
+/// sectors that it did not ask for and that were never written, each with an integrity error.
+/// [`mount_state`](crate::mount::mount_state) turns it on, because a file system reads ahead only
+/// inside of files.
 fn activate_crypt(
     mapper: &DeviceMapper,
     integrity: &MappedDevice,
@@ -225,11 +230,18 @@ fn activate_crypt(
     let mapped = mapper
         .activate(STATE_MAPPING, &table)
         .map_err(StateDiskError::ActivateCrypt)?;
-    if let Err(source) = key.remove() {
-        mapper.remove(STATE_MAPPING).unwrap_or_default();
-        return Err(StateDiskError::Keyring(source));
+    let ready = key
+        .remove()
+        .map_err(StateDiskError::Keyring)
+        .and_then(|()| set_read_ahead(mapped.number(), 0).map_err(StateDiskError::ReadAhead));
+    match ready {
+        Ok(()) => Ok(mapped),
+        Err(error) => {
+            // The first error is the one to report.
+            mapper.remove(STATE_MAPPING).unwrap_or_default();
+            Err(error)
+        }
     }
-    Ok(mapped)
 }
 
 /// Why the state disk was not inspected, formatted or mapped; one variant a step.
@@ -280,6 +292,9 @@ pub enum StateDiskError {
         /// The kernel's status line.
         got: String,
     },
+    /// The mapping's read-ahead was not turned off.
+    #[error("read-ahead of the state disk")]
+    ReadAhead(#[source] BlockError),
     /// Reading a slot.
     #[error("read a slot of the state disk")]
     ReadSlot(#[source] BlockError),

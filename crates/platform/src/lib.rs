@@ -25,6 +25,8 @@ pub mod integrity;
 
 pub mod verity;
 
+pub mod chroot;
+
 pub mod mkfs;
 
 pub mod modules;

@@ -9,6 +9,7 @@
 
 use crate::{
     block::{AlignedBuffer, BLOCK, BlockDevice, BlockError},
+    chroot,
     mount::{MountError, mount_private_tmpfs, unmount},
 };
 use journal::Extent;
@@ -17,12 +18,11 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    ffi::{CString, OsStr},
     fs::{File, OpenOptions},
     io,
-    os::unix::{ffi::OsStrExt, fs::FileExt, process::CommandExt},
+    os::unix::fs::FileExt,
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::ExitStatus,
 };
 
 mod journal;
@@ -34,13 +34,16 @@ const COPY_BLOCKS: usize = 256;
 
 /// `mke2fs` and its arguments. Inode tables are zeroed by the kernel while the disk is in use;
 /// nothing is discarded; all metadata is at the start of the disk, so that groups far away need
-/// none; the journal is as small as it may be without slowing metadata down.
+/// none; a disk never grows (its size is sealed), so no descriptors are reserved for that, which
+/// would be the part of the writing that grows with the disk; the journal is small.
 const MKE2FS: &str = "/sbin/mke2fs";
-const ARGUMENTS: [&str; 10] = [
+const ARGUMENTS: [&str; 12] = [
     "-q",
     "-F",
     "-t",
     "ext4",
+    "-O",
+    "^resize_inode",
     "-b",
     "4096",
     "-J",
@@ -86,25 +89,10 @@ fn make_and_copy(root: &Path, scratch: &Path, device: &BlockDevice) -> Result<Wr
     copy(&image, device)
 }
 
-/// Runs in a chroot of the verified root: its program, its libraries, its configuration.
 fn run_mke2fs(root: &Path, image: &str) -> Result<(), MkfsError> {
-    let path = CString::new(root.as_os_str().as_bytes())
-        .map_err(|source| MkfsError::Spawn(source.into()))?;
-    let mut command = Command::new(MKE2FS);
-    command
-        .args(ARGUMENTS.map(OsStr::new))
-        .arg(image)
-        .env_clear()
-        .stdin(Stdio::null());
-    let enter = move || {
-        rustix::process::chroot(path.as_c_str())?;
-        rustix::process::chdir(c"/")?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes two system calls on memory that was
-    // allocated before, which is all that pre_exec allows.
-    unsafe { command.pre_exec(enter) };
-    let output = command.output().map_err(MkfsError::Spawn)?;
+    let output = chroot::command(root, MKE2FS)
+        .and_then(|mut command| command.args(ARGUMENTS).arg(image).output())
+        .map_err(MkfsError::Spawn)?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,5 +1,9 @@
 //! Mounts of the initramfs.
 
+use crate::{
+    block::{BlockError, set_read_ahead},
+    dm::MappedDevice,
+};
 use rustix::{
     io::Errno,
     mount::{MountFlags, UnmountFlags},
@@ -53,19 +57,19 @@ pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<(), M
     mount(device, target, kind, (flags, c""))
 }
 
-/// Mounts the state file system.
+/// How far files of the state file system are read ahead, in KiB: the kernel's own default.
+const READ_AHEAD: u32 = 128;
+
+/// Mounts the state file system and turns on the read-ahead that activation left off.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn mount_state(device: &Path, target: &Path) -> Result<(), MountError> {
+pub fn mount_state(device: &MappedDevice, target: &Path) -> Result<(), MountError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     // Without barriers an fsync would promise what a power cut takes back; errors stop writing.
-    mount(
-        device,
-        target,
-        "ext4",
-        (flags, c"barrier=1,errors=remount-ro"),
-    )
+    let options = c"barrier=1,errors=remount-ro";
+    mount(&device.node(), target, "ext4", (flags, options))?;
+    set_read_ahead(device.number(), READ_AHEAD).map_err(MountError::ReadAhead)
 }
 
 /// Mounts a tmpfs that only root can look into.
@@ -122,6 +126,9 @@ pub enum MountError {
         /// Why.
         source: Errno,
     },
+    /// The read-ahead of the state disk.
+    #[error("read-ahead of the state disk")]
+    ReadAhead(#[source] BlockError),
     /// Not unmounted.
     #[error("unmount `{target}`")]
     Unmount {

@@ -44,45 +44,107 @@ pub(super) fn extents(image: &File) -> Result<Vec<Extent>, JournalError> {
     image
         .read_exact_at(&mut superblock, SUPERBLOCK)
         .map_err(JournalError::Read)?;
-    parse(&superblock)
-}
-
-fn parse(superblock: &[u8; SUPERBLOCK_LEN]) -> Result<Vec<Extent>, JournalError> {
-    let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
-    let u32_at = |at: usize| u64::from(u16_at(at)) | u64::from(u16_at(at + 2)) << 16;
-    // s_magic, s_log_block_size (4096), s_jnl_backup_type (1: s_jnl_blocks is a copy of i_block).
-    if (u16_at(0x38), u32_at(0x18), superblock[0xfd]) != (0xef53, 2, 1) {
-        return Err(JournalError::Superblock);
-    }
-    // s_jnl_blocks: an extent header (eh_magic, eh_entries, eh_max, eh_depth), then extents.
-    let root = 0x10c;
-    let entries = usize::from(u16_at(root + 2));
-    if u16_at(root) != 0xf30a || u16_at(root + 6) != 0 || !(1..=4).contains(&entries) {
-        return Err(JournalError::ExtentTree);
-    }
-    let block = BLOCK as u64;
-    let extents = (1..=entries).map(|entry| {
-        let at = root + 12 * entry;
-        let first = u64::from(u16_at(at + 6)) << 32 | u32_at(at + 8);
-        Extent {
-            start: first * block,
-            end: (first + u64::from(u16_at(at + 4))) * block,
-        }
-    });
-    let extents: Vec<_> = extents.collect();
-    // i_size, its high half first.
-    let size = u32_at(root + 60) << 32 | u32_at(root + 64);
+    let (tree, size) = backup(&superblock)?;
+    let node = Node::parse(tree)?;
+    let extents = match node.depth {
+        0 => node.extents().collect(),
+        // A journal among the backups of a large disk has more extents than its inode has room for.
+        1 => leaves(image, &node)?,
+        _ => return Err(JournalError::ExtentTree),
+    };
     if extents.iter().map(Extent::len).sum::<u64>() != size {
         return Err(JournalError::Size);
     }
     Ok(extents)
 }
 
+/// The superblock's copy of the journal's inode: the root of its extent tree, and its size.
+fn backup(superblock: &[u8; SUPERBLOCK_LEN]) -> Result<(&[u8], u64), JournalError> {
+    // s_magic, s_log_block_size (4096), s_jnl_backup_type (1: s_jnl_blocks is a copy of i_block).
+    let seen = (
+        u16_at(superblock, 0x38),
+        u32_at(superblock, 0x18),
+        superblock[0xfd],
+    );
+    if seen != (0xef53, 2, 1) {
+        return Err(JournalError::Superblock);
+    }
+    // s_jnl_blocks: the 60 bytes of i_block, then i_size with its high half first.
+    let size = u32_at(superblock, 0x148) << 32 | u32_at(superblock, 0x14c);
+    Ok((&superblock[0x10c..0x148], size))
+}
+
+fn leaves(image: &File, root: &Node<'_>) -> Result<Vec<Extent>, JournalError> {
+    let mut extents = Vec::new();
+    for leaf in root.leaves() {
+        let mut block = [0; BLOCK];
+        image
+            .read_exact_at(&mut block, leaf)
+            .map_err(JournalError::Read)?;
+        let node = Node::parse(&block)?;
+        if node.depth != 0 {
+            return Err(JournalError::ExtentTree);
+        }
+        extents.extend(node.extents());
+    }
+    Ok(extents)
+}
+
+/// A node of an extent tree: a header of 12 bytes, then entries of 12 bytes.
+struct Node<'a> {
+    depth: u16,
+    entries: &'a [[u8; 12]],
+}
+
+impl<'a> Node<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, JournalError> {
+        let (nodes, _) = bytes.as_chunks::<12>();
+        let (header, entries) = nodes.split_first().ok_or(JournalError::ExtentTree)?;
+        // eh_magic, eh_entries, eh_max, eh_depth.
+        let used = usize::from(u16_at(header, 2));
+        if u16_at(header, 0) != 0xf30a || used == 0 {
+            return Err(JournalError::ExtentTree);
+        }
+        Ok(Self {
+            depth: u16_at(header, 6),
+            entries: entries.get(..used).ok_or(JournalError::ExtentTree)?,
+        })
+    }
+
+    /// Entries of a leaf: ee_block, ee_len, ee_start_hi, ee_start_lo.
+    fn extents(&self) -> impl Iterator<Item = Extent> {
+        self.entries.iter().map(|entry| {
+            let first = u64::from(u16_at(entry, 6)) << 32 | u32_at(entry, 8);
+            let end = first + u64::from(u16_at(entry, 4));
+            Extent {
+                start: first * BLOCK as u64,
+                end: end * BLOCK as u64,
+            }
+        })
+    }
+
+    /// Entries of an inner node: ei_block, ei_leaf_lo, ei_leaf_hi. Gives the leaves' offsets.
+    fn leaves(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|entry| {
+            let block = u64::from(u16_at(entry, 8)) << 32 | u32_at(entry, 4);
+            block * BLOCK as u64
+        })
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u16_at(bytes, at)) | u64::from(u16_at(bytes, at + 2)) << 16
+}
+
 /// Why the journal was not found (class internal).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The journal is not in one to four extents of the inode itself.
+    /// The journal's extent tree is not one of at most two levels.
     #[error("journal extents")]
     ExtentTree,
     /// The superblock could not be read.
@@ -101,9 +163,9 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    fn image() -> tempfile::NamedTempFile {
+    fn image(bytes: u64) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(1 << 30).unwrap();
+        file.as_file().set_len(bytes).unwrap();
         let status = Command::new("/sbin/mke2fs")
             .args(super::super::ARGUMENTS)
             .arg(file.path())
@@ -113,33 +175,52 @@ mod tests {
         file
     }
 
+    /// On 64 GiB the journal lies among the backup superblocks, in more than four extents.
     #[test]
     fn the_journal_of_a_real_file_system_is_found() {
-        let file = image();
-        let extents = extents(file.as_file()).unwrap();
-        assert_eq!(extents.iter().map(Extent::len).sum::<u64>(), 8 << 20);
-        let mut first = [0; 4];
-        file.as_file()
-            .read_exact_at(&mut first, extents[0].start)
-            .unwrap();
-        // JBD2's magic number, big-endian.
-        assert_eq!(first, [0xc0, 0x3b, 0x39, 0x98]);
+        for size in [112 << 20, 1 << 30, 64 << 30, 1 << 40] {
+            let file = image(size);
+            let extents = extents(file.as_file()).unwrap();
+            let bytes = extents.iter().map(Extent::len).sum::<u64>();
+            assert_eq!(bytes, 8 << 20, "{size}");
+            let mut first = [0; 4];
+            file.as_file()
+                .read_exact_at(&mut first, extents[0].start)
+                .unwrap();
+            // JBD2's magic number, big-endian.
+            assert_eq!(first, [0xc0, 0x3b, 0x39, 0x98], "{size}");
+        }
     }
 
     #[test]
     fn other_superblocks_are_refused() {
-        let file = image();
+        let file = image(1 << 30);
         let mut good = [0; SUPERBLOCK_LEN];
         file.as_file().read_exact_at(&mut good, SUPERBLOCK).unwrap();
         for at in [0x38, 0x18, 0xfd, 0x10c, 0x10e, 0x112, 0x14c, 0x11c] {
             let mut bad = good;
             bad[at] ^= 0x41;
-            assert!(parse(&bad).is_err(), "byte {at:#x}");
+            file.as_file().write_all_at(&bad, SUPERBLOCK).unwrap();
+            assert!(extents(file.as_file()).is_err(), "byte {at:#x}");
         }
+        file.as_file()
+            .write_all_at(&[0; SUPERBLOCK_LEN], SUPERBLOCK)
+            .unwrap();
         assert!(matches!(
-            parse(&[0; SUPERBLOCK_LEN]),
+            extents(file.as_file()),
             Err(JournalError::Superblock)
         ));
+    }
+
+    #[test]
+    fn extent_trees_with_more_entries_than_room_are_refused() {
+        let mut node = [0; 60];
+        node[..2].copy_from_slice(&0xf30a_u16.to_le_bytes());
+        assert!(Node::parse(&node).is_err(), "no entry");
+        node[2] = 4;
+        assert!(Node::parse(&node).is_ok());
+        node[2] = 5;
+        assert!(Node::parse(&node).is_err(), "one too many");
     }
 
     #[test]
