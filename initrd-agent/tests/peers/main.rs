@@ -1,5 +1,6 @@
 //! The poll loop against real attested TLS on loopback: servers that admit, refuse, stall or lie,
 //! and pushes. The TPM is left out: what evidence says is for other tests.
+#![cfg(test)]
 
 mod admitter;
 
