@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use qemu_tests::{
-    Accelerator, Boot, ChangedUki, Image, Line, Machine, MachineConfig, Swtpm, Timeline,
-    TpmAuthority, Workspace,
+    Accelerator, Boot, ChangedUki, Image, Line, Machine, MachineConfig, Site, Swtpm, Timeline,
+    TpmAuthority, Workspace, firmware_event_log,
 };
 use serde_json::json;
 
@@ -116,4 +116,25 @@ fn a_machine_can_be_paused_reset_and_killed() {
     machine.console.expect("probe: up=", BOOT).unwrap();
     machine.kill().unwrap();
     machine.console.wait_closed(BOOT).unwrap();
+}
+
+#[test]
+fn an_installation_becomes_ready_and_stops_when_asked() {
+    let workspace = Workspace::create("harness-site").unwrap();
+    let authority = TpmAuthority::create(&workspace.file("tpm-ca")).unwrap();
+    let image = Image::of("probe").unwrap();
+    let accelerator = Accelerator::probe(&image.kernel()).unwrap();
+    let mut site = Site::create(&workspace).unwrap();
+    site.trust(&authority).unwrap();
+    let owned = workspace.file("owned.efi");
+    site.cli.image_own(&image.uki(), &owned).unwrap();
+    let log = firmware_event_log(accelerator).unwrap();
+    let measurements = site.cli.measure(&owned, &log).unwrap();
+    site.accept_image("probe", &measurements).unwrap();
+    site.start().unwrap();
+    site.stop().unwrap();
+    site.join_service.spawn().unwrap();
+    site.key_service.start().unwrap();
+    site.join_service.wait_ready().unwrap();
+    site.join_service.kill().unwrap();
 }
