@@ -14,6 +14,7 @@ mod node;
 mod owner;
 mod pki;
 mod policy;
+mod recover;
 mod reference_values;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
@@ -51,6 +52,8 @@ enum Command {
     ReferenceValues(reference_values::Command),
     /// See and change the node records of a join service
     Node(node::Node),
+    /// Unlock a waiting node when no join service answers
+    Recover(recover::Recover),
     /// Check audit logs
     #[command(subcommand)]
     Audit(audit::Command),
@@ -72,6 +75,7 @@ impl Cli {
             Command::Policy(command) => command.run(self.output),
             Command::ReferenceValues(command) => command.run(self.output),
             Command::Node(command) => command.run(self.output),
+            Command::Recover(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

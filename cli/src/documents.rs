@@ -32,7 +32,6 @@ pub(crate) fn create(path: &Path, document: &impl Serialize) -> Result<()> {
 }
 
 /// Opens a signed document by the owner whose public key is in `owner`.
-#[expect(dead_code, reason = "used by recover")]
 pub(crate) fn open(path: &Path, kind: DocumentKind, owner: &OwnerFingerprint) -> Result<String> {
     SignedDocument::open(&files::read(path)?, kind, owner)
         .with_context(|| format!("open `{}`", path.display()))

@@ -1,0 +1,158 @@
+//! The records file as a store of the admission core.
+
+use admission::{
+    BootId, Claim, Key, NodeRecord, Persisted, RecordState, Refusal, Snapshot, Step, Timestamp,
+    TombstoneCause, Value, WriteOutcome,
+};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    documents,
+    output::WithHint as _,
+    records::{NodeState, Record, Records},
+};
+
+/// No decision of the core takes more rounds of reading and writing; one that does is a bug.
+const MAX_ROUNDS: usize = 16;
+
+/// The records of a cluster, and what this run of the command adds to them.
+#[derive(Debug)]
+pub(super) struct Book {
+    path: PathBuf,
+    records: Records,
+    objects: BTreeMap<Key, Value>,
+}
+
+impl Book {
+    /// Opens the records; the file must be writable, because a Commit is recorded in it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let records: Records = documents::read(path).hint(
+            "write it while the join service runs: `constellation node list --output json`",
+        )?;
+        if records.nodes.is_empty() {
+            bail!("`{}` has no records", path.display());
+        }
+        let objects = records.nodes.iter().flat_map(objects).collect();
+        Ok(Self {
+            path: path.to_owned(),
+            records,
+            objects,
+        })
+    }
+
+    /// Drives the core until it has a plan or refuses; what it wrote is durable then.
+    pub(super) fn settle(
+        &mut self,
+        decide: impl Fn(&Snapshot) -> Result<Step, Refusal>,
+    ) -> Result<Result<Persisted, Refusal>> {
+        let mut snapshot = Snapshot::new();
+        for _ in 0..MAX_ROUNDS {
+            match decide(&snapshot) {
+                Ok(Step::Ready(plan)) => {
+                    self.save()?;
+                    return Ok(Ok(plan.persisted()));
+                }
+                Ok(Step::Read(keys)) => {
+                    for key in keys {
+                        let value = self.objects.get(&key).cloned();
+                        snapshot.insert(key, value);
+                    }
+                }
+                Ok(Step::Write(writes)) => {
+                    for write in writes {
+                        match write.against(self.objects.get(&write.key)) {
+                            WriteOutcome::Apply => {
+                                drop(self.objects.insert(write.key, write.value))
+                            }
+                            WriteOutcome::Equal => {}
+                            WriteOutcome::Conflict => bail!("internal: a conflict without a rival"),
+                        }
+                    }
+                    snapshot = Snapshot::new();
+                }
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        bail!("internal: a decision that never ends")
+    }
+
+    /// Appends an event to the audit file beside the records, durably.
+    pub(super) fn audit(&self, now: Timestamp, event: &audit::RecordEvent) -> Result<()> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(".audit.jsonl");
+        let line = serde_json::to_string(&serde_json::json!({ "time": now.0, "event": event }))?;
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()))
+            .with_context(|| format!("append to `{}`", path.display()))
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let mut changed = false;
+        for record in &mut self.records.nodes {
+            let Some(Value::Record(stored)) = self.objects.get(&Key::Record(record.disk)) else {
+                continue;
+            };
+            changed |= record.generation != stored.generation || record.image != stored.image;
+            record.generation = stored.generation;
+            record.image.clone_from(&stored.image);
+            record.last_seen = stored.last_seen.0;
+            if stored.state == RecordState::Active {
+                record.state = NodeState::Active;
+            }
+        }
+        if changed {
+            documents::replace(&self.path, &self.records)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The objects behind a record. A dead one keeps the record only: its claims may be another's.
+fn objects(record: &Record) -> Vec<(Key, Value)> {
+    let node = node_record(record);
+    let claim = Value::Claim(Claim {
+        disk: node.disk,
+        boot: BootId::OPERATOR,
+        attester: node.attester,
+    });
+    let mut objects = Vec::new();
+    if !node.is_tombstone() {
+        objects.push((Key::Disk(node.disk), claim.clone()));
+        objects.push((Key::Name(node.node.clone()), claim));
+        objects.push((Key::Attester(node.attester), Value::Attester(node.disk)));
+    }
+    objects.push((Key::Record(node.disk), Value::Record(node)));
+    objects
+}
+
+fn node_record(record: &Record) -> NodeRecord {
+    NodeRecord {
+        disk: record.disk,
+        node: record.node.clone(),
+        role: record.role,
+        attester: record.attester,
+        image: record.image.clone(),
+        key_version: record.key_version,
+        generation: record.generation,
+        state: match record.state {
+            NodeState::Active => RecordState::Active,
+            NodeState::Forgotten => RecordState::Tombstone(TombstoneCause::Forgotten),
+            NodeState::Issued => RecordState::Issued,
+            NodeState::Superseded => RecordState::Tombstone(TombstoneCause::Superseded),
+        },
+        boot: BootId::OPERATOR,
+        committed: None,
+        created: Timestamp(record.created),
+        last_seen: Timestamp(record.last_seen),
+    }
+}
