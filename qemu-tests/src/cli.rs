@@ -18,6 +18,15 @@ pub struct Cli {
     dir: PathBuf,
 }
 
+/// The documents that the owner has signed.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// The appraisal policy.
+    pub policy: PathBuf,
+    /// What the images measure.
+    pub reference_values: PathBuf,
+}
+
 impl Cli {
     /// Keeps the owner's files in `dir`; the passphrase of its secrets is made here.
     pub fn new(dir: &Path) -> Result<Self> {
@@ -119,13 +128,9 @@ impl Cli {
         self.sign(command.arg(document), out)
     }
 
-    /// `node show`.
-    pub fn node_show(&self, socket: &Path, name: &str) -> Result<Value> {
-        self.json(
-            self.command(&["node", "show", name])
-                .arg("--socket")
-                .arg(socket),
-        )
+    /// `node list`: all records, as `recover` reads them too.
+    pub fn node_list(&self, socket: &Path) -> Result<Value> {
+        self.json(self.command(&["node", "list"]).arg("--socket").arg(socket))
     }
 
     /// `node forget`: the disk id is dead, the name is free.
@@ -137,16 +142,20 @@ impl Cli {
         )
     }
 
-    /// `recover`: unlocks a node that waits, without the services.
-    pub fn recover(&self, agent: &str, policy: &Path, reference_values: &Path) -> Result<Value> {
+    /// `recover`: unlocks a node that waits, without the services. `records` is what
+    /// [`Cli::node_list`] said when the join service still ran.
+    pub fn recover(&self, agent: &str, records: &Path, documents: &Documents) -> Result<Value> {
         let mut command = self.command(&["recover", agent]);
+        command.arg("--records").arg(records);
         command.arg("--owner-key").arg(self.file("owner.key"));
-        command.arg("--cluster").arg(self.file("cluster.json"));
         command
             .arg("--master-secret")
             .arg(self.file("master-secret.key"));
-        command.arg("--policy").arg(policy);
-        command.arg("--reference-values").arg(reference_values);
+        command.arg("--cluster").arg(self.file("cluster.json"));
+        command.arg("--policy").arg(&documents.policy);
+        command
+            .arg("--reference-values")
+            .arg(&documents.reference_values);
         self.json(command.args(self.passphrase()))
     }
 

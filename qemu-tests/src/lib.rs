@@ -32,7 +32,7 @@ mod workspace;
 pub use accelerator::Accelerator;
 pub use agent_line::{AgentExit, AgentStep};
 pub use changed::ChangedUki;
-pub use cli::Cli;
+pub use cli::{Cli, Documents};
 pub use console::{Console, Line};
 pub use disk::{Disk, DiskFormat};
 pub use golden::{direct_boot_pcrs, firmware_event_log};

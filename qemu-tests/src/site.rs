@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Documents};
 use crate::machine::GUEST_JOIN_SERVICE;
 use crate::service::Service;
 use crate::swtpm::TpmAuthority;
@@ -27,6 +27,8 @@ pub struct Site {
     pub key_service: Service,
     /// Admits nodes.
     pub join_service: Service,
+    /// What the owner has signed for the services.
+    pub documents: Documents,
     /// The owner's fingerprint, as on measured command lines.
     pub owner: String,
     dir: PathBuf,
@@ -68,6 +70,10 @@ impl Site {
         Ok(Self {
             join_port: layout.join_port,
             owner: owner.to_owned(),
+            documents: Documents {
+                policy: dir.join("policy.signed.json"),
+                reference_values: dir.join("reference-values.signed.json"),
+            },
             cli,
             key_service,
             join_service,
@@ -81,7 +87,7 @@ impl Site {
         let document = self.dir.join("policy.json");
         self.cli
             .policy_new(&document, &authority.root(), &authority.issuer())?;
-        self.cli.policy_sign(&document, &self.policy())?;
+        self.cli.policy_sign(&document, &self.documents.policy)?;
         Ok(())
     }
 
@@ -92,7 +98,7 @@ impl Site {
         let document = self.dir.join("reference-values.json");
         self.cli.reference_values_add(&document, name, &file)?;
         self.cli
-            .reference_values_sign(&document, &self.reference_values())?;
+            .reference_values_sign(&document, &self.documents.reference_values)?;
         Ok(())
     }
 
@@ -108,14 +114,18 @@ impl Site {
         self.key_service.stop()
     }
 
-    /// The signed policy.
-    pub fn policy(&self) -> PathBuf {
-        self.dir.join("policy.signed.json")
+    /// Keeps a copy of the node records, for a time without services.
+    pub fn save_records(&self) -> Result<PathBuf> {
+        let path = self.dir.join("records.json");
+        let records = self.cli.node_list(&self.admin_socket())?;
+        fs::write(&path, records.to_string())?;
+        Ok(path)
     }
 
-    /// The signed reference values.
-    pub fn reference_values(&self) -> PathBuf {
-        self.dir.join("reference-values.signed.json")
+    /// Unlocks a node that waits behind this loopback port.
+    pub fn recover(&self, push_port: u16, records: &Path) -> Result<Value> {
+        let agent = format!("127.0.0.1:{push_port}");
+        self.cli.recover(&agent, records, &self.documents)
     }
 
     /// The join service's socket for the operator.

@@ -167,16 +167,14 @@ impl Story {
     }
 
     fn recover(&mut self, progress: &Progress) -> Told {
-        progress.phase("stop both services");
+        progress.phase("keep a copy of the records, stop both services");
+        let records = self.site.save_records()?;
         self.site.stop()?;
         progress.phase("firmware");
         let mut machine = self.node.start("8-recover")?;
         watch(&mut machine, progress, "round")?;
         progress.phase("the node waits; constellation recover");
-        let agent = format!("127.0.0.1:{}", machine.push_port());
-        self.site
-            .cli
-            .recover(&agent, &self.site.policy(), &self.site.reference_values())?;
+        self.site.recover(machine.push_port(), &records)?;
         self.unlocked(&mut machine, progress)?;
         Ok((
             (),
