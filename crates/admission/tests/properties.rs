@@ -196,6 +196,41 @@ fn init_heals_after_a_cut_at_every_step() {
     }
 }
 
+/// A request of an earlier boot that ends in the middle of a later boot's join, at every pair of
+/// sub-steps: at worst it costs a boot, never the node.
+#[test]
+fn late_requests_of_an_earlier_boot_lock_nobody_out() {
+    for first in 0..45 {
+        for second in 0..50 {
+            let mut world = World::new(&Scenario {
+                transactions: false,
+                ops: Vec::new(),
+            });
+            join_steps(&mut world, first).unwrap();
+            world.apply(&Op::PowerCut(0)).unwrap();
+            join_steps(&mut world, second).unwrap();
+            let drained = drain(&mut world);
+            let up = drained.and_then(|()| comes_up(&mut world, 1));
+            match up {
+                Ok(Ok(())) => {}
+                other => panic!("{first} {second}: {other:?}\n{}", world.log.join("\n")),
+            }
+        }
+    }
+}
+
+/// Steps of machine 0; jobs of its earlier boots stay where they are.
+fn join_steps(world: &mut World, steps: usize) -> Result<(), Violation> {
+    world.apply(&Op::PowerOn(0))?;
+    for _ in 0..steps {
+        let awaiting = world.running(0).and_then(|boot| boot.awaiting);
+        let job = world.jobs.iter().position(|job| Some(job.id) == awaiting);
+        let op = job.map_or(Op::Step(0), |j| Op::Advance(u8::try_from(j).unwrap()));
+        world.apply(&op)?;
+    }
+    Ok(())
+}
+
 fn init_steps(world: &mut World, steps: usize) -> Result<(), Violation> {
     world.jobs.clear();
     world.apply(&Op::PowerOn(0))?;
