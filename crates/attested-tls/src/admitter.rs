@@ -162,6 +162,9 @@ impl<A> AdmitterSession<A> {
     /// # Errors
     /// [`SessionError`]: the session is over. Write what [`Self::wants_write`] asks for, close.
     pub fn step(&mut self, now: Duration) -> Result<AdmitterProgress, SessionError> {
+        if matches!(self.state, State::Over) {
+            return Err(OVER);
+        }
         let ready = self
             .wire
             .process(now)

@@ -129,6 +129,9 @@ impl AttesterSession {
     /// # Errors
     /// [`SessionError`]: the session is over. Write what [`Self::wants_write`] asks for, close.
     pub fn step(&mut self, now: Duration) -> Result<AttesterProgress, SessionError> {
+        if matches!(self.state, State::Over) {
+            return Err(OVER);
+        }
         let ready = self
             .wire
             .process(now)

@@ -60,3 +60,6 @@ secret::secret! {
     /// the endorsement key.
     pub struct ActivatedSecret(32);
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,3 +158,6 @@ impl SealingPublicKey {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
