@@ -236,3 +236,15 @@ fn validity_dates_do_not_count() {
     });
     authenticate(&tpm.unwrap(), &root, &[]).unwrap();
 }
+
+#[test]
+fn an_issuer_must_have_the_right_name_beside_the_right_key() {
+    let root = root();
+    let tpm = root.manufacture().unwrap();
+    let renamed = root.renamed_pem("another name").unwrap();
+    let refused = appraiser(policy(&renamed, None).unwrap()).authenticate_ek(tpm.identity());
+    assert!(matches!(
+        refused,
+        Err(AppraisalError::Certificate(CertificateError::Untrusted))
+    ));
+}

@@ -66,6 +66,16 @@ impl KeyAuthority {
         })
     }
 
+    /// A self-signed certificate of this authority's key under another name, PEM.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn renamed_pem(&self, name: &str) -> io::Result<String> {
+        let params = authority_params(name, |_| {});
+        let certificate = params.self_signed(self.issuer.key());
+        Ok(certificate.map_err(io::Error::other)?.pem())
+    }
+
     /// The certificate, PEM.
     #[must_use]
     pub fn pem(&self) -> &str {

@@ -7,8 +7,8 @@
 )]
 
 use tpm::{
-    AttestationKey, EkKind, EndorsementKey, KeyError, PcrSet, Public, Signature, constants::alg,
-    make_credential,
+    AttestationKey, EkKind, EndorsementKey, KeyError, PcrSet, Public, QuoteError, Signature,
+    constants::alg, make_credential,
 };
 
 /// An endorsement key from its template with an arbitrary public number.
@@ -229,4 +229,15 @@ fn one_endorsement_key_has_one_name_however_it_is_written() {
     short[x - 1] = 31;
     short.remove(x);
     assert_eq!(name(&short), name(&ecc));
+}
+
+#[test]
+fn a_signature_of_another_scheme_than_the_keys_is_refused_before_it_is_verified() {
+    let key = AttestationKey::parse(&ak()).unwrap();
+    let rsassa = [&[0, 0x14, 0, 0x0b, 1, 0][..], &[1; 256]].concat();
+    let (expected, got) = (alg::ECDSA, alg::RSASSA);
+    assert_eq!(
+        key.verify(b"message", &rsassa),
+        Err(QuoteError::Scheme { expected, got })
+    );
 }
