@@ -8,6 +8,7 @@ mod authenticode;
 mod write;
 
 use alloc::{string::String, vec::Vec};
+use core::fmt;
 use thiserror::Error;
 
 pub(crate) use write::NewSection;
@@ -66,7 +67,7 @@ pub enum PeError {
 }
 
 /// A parsed file; borrows the bytes it was parsed from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pe<'a> {
     bytes: &'a [u8],
     coff: usize,
@@ -80,7 +81,7 @@ pub struct Pe<'a> {
 }
 
 /// One entry of the section table with its bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Section<'a> {
     name: [u8; 8],
     virtual_address: u32,
@@ -257,6 +258,20 @@ impl<'a> Section<'a> {
         self.raw
             .get(..usize_of(self.virtual_size))
             .unwrap_or(self.raw)
+    }
+}
+
+/// The sections, not the megabytes in them.
+impl fmt::Debug for Pe<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.sections).finish()
+    }
+}
+
+impl fmt::Debug for Section<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, address, size) = (self.name(), self.virtual_address, self.virtual_size);
+        write!(f, "{name} at {address:#x}, {size} bytes")
     }
 }
 

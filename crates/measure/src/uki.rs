@@ -2,7 +2,7 @@
 
 use crate::{
     cmdline::{Cmdline, CmdlineError},
-    pe::{NewSection, Pe, PeError},
+    pe::{NewSection, Pe, PeError, Section},
 };
 use alloc::{string::String, vec::Vec};
 use thiserror::Error;
@@ -11,6 +11,9 @@ use thiserror::Error;
 /// newer stubs may unpack it beyond its end. There is no `.osrel`: from version 257 on the stub would
 /// add it to the initramfs, which holds nothing but what its builder put there.
 const ORDER: [&str; 4] = [".uname", ".cmdline", ".initrd", ".linux"];
+
+/// Sections of the stub itself. Any other one before ours might be input to the stub.
+const STUB: [&str; 6] = [".text", ".rodata", ".data", ".sdmagic", ".sbat", ".reloc"];
 
 /// Why a UKI can't be made or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -116,20 +119,22 @@ impl<'a> Uki<'a> {
     /// [`UkiError`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, UkiError> {
         let pe = Pe::parse(bytes).map_err(UkiError::Pe)?;
-        let is_ours = |section: &crate::pe::Section<'_>| ORDER.iter().any(|name| section.is(name));
-        let stub_sections = pe
+        let is_any =
+            |section: &Section<'_>, names: &[&str]| names.iter().any(|name| section.is(name));
+        let stub = pe
             .sections()
             .iter()
-            .take_while(|section| !is_ours(section))
-            .count();
+            .take_while(|section| is_any(section, &STUB));
+        let stub_sections = stub.count();
+        let added = pe.sections().iter().skip(stub_sections);
+        for section in added {
+            if !is_any(section, &ORDER) {
+                let name = section.name();
+                return Err(UkiError::UnknownSection { name });
+            }
+        }
         for name in ORDER {
             pe.section(name).ok_or(UkiError::Missing { name })?;
-        }
-        let added = pe.sections().iter().skip(stub_sections);
-        if let Some(unknown) = added.clone().find(|section| !is_ours(section)) {
-            return Err(UkiError::UnknownSection {
-                name: unknown.name(),
-            });
         }
         let cmdline = pe
             .section(".cmdline")
