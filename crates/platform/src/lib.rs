@@ -33,6 +33,8 @@ pub mod modules;
 
 pub mod mount;
 
+pub mod wipe;
+
 pub mod switch_root;
 
 pub mod power;
