@@ -157,3 +157,6 @@ fn ready_when_written(writes: Writes, plan: impl FnOnce() -> Plan) -> Step {
         Step::Write(writes.0)
     }
 }
+
+#[cfg(test)]
+mod tests;
