@@ -196,6 +196,27 @@ fn init_heals_after_a_cut_at_every_step() {
     }
 }
 
+/// After yesterday's store is restored every node that it knows still boots: headers are ahead of
+/// their records, boot claims are missing.
+#[test]
+fn a_restored_store_locks_nobody_out() {
+    for transactions in [false, true] {
+        let mut world = World::new(&Scenario {
+            transactions,
+            ops: Vec::new(),
+        });
+        let mut backups = vec![world.services.clone()];
+        for _ in 0..3 {
+            assert!(comes_up(&mut world, 3).unwrap().is_ok());
+            backups.push(world.services.clone());
+        }
+        for backup in backups.into_iter().skip(1) {
+            world.services = backup;
+            assert!(comes_up(&mut world, 3).unwrap().is_ok());
+        }
+    }
+}
+
 /// A request of an earlier boot that ends in the middle of a later boot's join, at every pair of
 /// sub-steps: at worst it costs a boot, never the node.
 #[test]

@@ -165,6 +165,22 @@ fn a_chain_without_a_signed_start_is_refused() {
 }
 
 #[test]
+fn a_chain_that_goes_on_without_a_signature_is_refused() {
+    use crate::line::{Body, encode};
+    let (_, mut lines) = log(1, None);
+    let head = last_head(lines[0].trim_end()).unwrap();
+    let body = Body {
+        chain: head.chain,
+        seq: 1,
+        prev: head.hash,
+        entry: Entry::Record(record(0)),
+    };
+    lines.truncate(1);
+    lines.push(encode(&body).unwrap().0);
+    assert_eq!(flaw(&lines, &[]), (2, Flaw::Unsigned));
+}
+
+#[test]
 fn a_known_head_with_other_content_is_a_rewrite() {
     let (chain, lines) = log(1, None);
     let mut known = chain.head().unwrap();
