@@ -182,6 +182,16 @@ fn a_server_hello_for_another_path_is_refused() {
         SessionError::Frame { number: 2, .. }
     ));
     assert!(node.subject.requests.is_empty());
+
+    let mut office = Raw::against(Office::new(Recover), Side::Server);
+    office.receive();
+    office.send(&framed(&attester_hello(Init).encode_to_vec()));
+    let error = office.subject.error();
+    assert!(
+        matches!(error, SessionError::Frame { number: 2, .. }),
+        "{error:?}"
+    );
+    assert!(office.subject.bindings.is_empty());
 }
 
 #[test]
