@@ -23,7 +23,7 @@ agent: setup
 	cargo build --profile agent --target x86_64-unknown-linux-musl -p initrd-agent
 
 services: setup
-	cargo build --release -p join-service -p key-service -p constellation-cli
+	cargo build -p join-service -p key-service -p constellation-cli
 
 demo: image services
 	cargo run --quiet -p qemu-tests --bin demo
