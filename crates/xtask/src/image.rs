@@ -1,10 +1,11 @@
 //! `xtask image`: everything that a node boots from, out of Debian packages and our own agent.
 //!
 //! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
-//! `root.img` (erofs and its hash tree), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
+//! `root.img` (erofs and its hash tree), `disk.img` (both as GPT partitions), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
 //! for a boot without firmware) and `image.json`, which says what went in.
 
 mod cpio;
+mod disk;
 mod esp;
 mod initrd;
 mod root;
@@ -255,6 +256,11 @@ impl Image<'_> {
             fs::write(out.join(name), bytes)?;
         }
         esp::build(&out.join("uki.efi"), &out.join("esp.img"))?;
+        disk::build(
+            &out.join("esp.img"),
+            &out.join("root.img"),
+            &out.join("disk.img"),
+        )?;
         self.write_manifest(out, &verity)
     }
 
@@ -313,9 +319,10 @@ impl Image<'_> {
     }
 }
 
-const OUTPUTS: [&str; 6] = [
+const OUTPUTS: [&str; 7] = [
     "uki.efi",
     "esp.img",
+    "disk.img",
     "root.img",
     "vmlinuz",
     "initrd.cpio",
