@@ -84,14 +84,14 @@ impl Guide {
             true => Vec::new(),
             false => self.look_up(),
         };
+        let named = !needs_name || self.hints.node_name.is_some();
+        step("round")
+            .with("endpoints", self.hints.endpoints.len())
+            .with("addresses", addresses.len())
+            .with("node_name", if named { "known" } else { "missing" })
+            .end();
         if addresses.is_empty() {
-            let pause = pause(&mut self.backoff)?;
-            let named = !needs_name || self.hints.node_name.is_some();
-            step("waiting")
-                .with("endpoints", self.hints.endpoints.len())
-                .with("node_name", if named { "known" } else { "missing" })
-                .end();
-            return Ok((addresses, pause));
+            return Ok((addresses, pause(&mut self.backoff)?));
         }
         self.backoff.reset();
         Ok((addresses, REFRESH))
