@@ -24,6 +24,33 @@ const LINE: Duration = Duration::from_secs(60);
 /// Where the two slots of the header are (`docs/state-disk.md`).
 const SLOTS: [u64; 2] = [0, 64 * 1024];
 
+/// Steps of a first boot, from the disk to the verified root (`docs/agent.md`).
+const JOIN_STEPS: [&str; 11] = [
+    "state-disk",
+    "admitted",
+    "ticket",
+    "wipe",
+    "format",
+    "header",
+    "commit",
+    "mapping",
+    "latch",
+    "hand-off",
+    "switch-root",
+];
+
+/// Steps of a later boot, as far as the real root writes nothing yet.
+const REJOIN_STEPS: [&str; 8] = [
+    "state-disk",
+    "admitted",
+    "ticket",
+    "header",
+    "commit",
+    "mapping",
+    "latch",
+    "hand-off",
+];
+
 #[test]
 fn the_counter_survives_five_reboots() -> Result<()> {
     let scenario = Scenario::direct("reboots")?;
@@ -99,13 +126,17 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
         }
         node
     };
-    scenario.expect_refused(&with_disk(&second.state), "swapped", &["worker-0"])?;
+    scenario.expect_refused(&with_disk(&second.state), "swapped", &["expected attester"])?;
     with_disk(&old)
         .start("rolled-back")?
         .expect_exit(&[exit::HEADER_TOO_OLD])?;
 
     let blank = qemu_tests::Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
-    scenario.expect_refused(&with_disk(&blank), "blanked", &["worker-0"])?;
+    scenario.expect_refused(
+        &with_disk(&blank),
+        "blanked",
+        &["is active, but the disk is blank"],
+    )?;
     ensure!(blank.is_blank()?, "a refused node wrote to its disk");
 
     let cut = first.state.copy_to(&scenario.workspace.file("cut.raw"))?;
@@ -127,25 +158,11 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
 #[test]
 fn a_node_killed_at_any_step_of_its_first_boot_heals() -> Result<()> {
     let scenario = Scenario::direct("killed-join")?;
-    for (index, step) in [
-        "state-disk",
-        "ticket",
-        "format",
-        "mapping",
-        "header",
-        "commit",
-        "latch",
-        "hand-off",
-        "switch-root",
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (index, step) in JOIN_STEPS.iter().enumerate() {
         let node = scenario.node(&format!("worker-{index}"))?;
         kill_at(&node, step)?;
-        node.start("healed")?
-            .expect_unlocked(1)
-            .with_context(|| format!("killed at {step}"))?;
+        let healed = node.start("healed")?.expect_unlocked(1);
+        healed.with_context(|| format!("killed at {step}"))?;
     }
     Ok(())
 }
@@ -155,19 +172,12 @@ fn a_node_killed_at_any_step_of_its_second_boot_heals() -> Result<()> {
     let scenario = Scenario::direct("killed-rejoin")?;
     let node = scenario.node("worker-0")?;
     node.start("join")?.expect_unlocked(1)?;
-    for (counter, step) in (2..).zip([
-        "state-disk",
-        "ticket",
-        "mapping",
-        "header",
-        "commit",
-        "latch",
-        "hand-off",
-    ]) {
+    for (counter, step) in (2..).zip(REJOIN_STEPS) {
         kill_at(&node, step)?;
-        node.start(&format!("healed-{step}"))?
-            .expect_unlocked(counter)
-            .with_context(|| format!("killed at {step}"))?;
+        let healed = node
+            .start(&format!("healed-{step}"))?
+            .expect_unlocked(counter);
+        healed.with_context(|| format!("killed at {step}"))?;
     }
     Ok(())
 }
@@ -309,7 +319,7 @@ fn a_tpm_of_another_authority_is_refused() -> Result<()> {
     let mut node = scenario.node("worker-0")?;
     let tpm = Swtpm::manufacture(&scenario.workspace.file("foreign.tpm"), &foreign)?;
     node.config.tpm = Some(tpm);
-    scenario.expect_refused(&node, "join", &["ek"])?;
+    scenario.expect_refused(&node, "join", &["appraisal refused", "certificate"])?;
     ensure!(node.state.is_blank()?, "a refused node wrote to its disk");
     Ok(())
 }

@@ -9,6 +9,8 @@ use qemu_tests::{
     TpmAuthority, Workspace, exit, firmware_event_log,
 };
 
+use serde_json::Value;
+
 use crate::view::{Progress, View};
 
 /// How long the join service may take to log what it has already answered.
@@ -148,7 +150,7 @@ impl Story {
         let logged = self.refused(
             &node,
             "5-changed-cmdline",
-            &["pcr", "expected", "got"],
+            &["check failed", "PCR 11"],
             progress,
         )?;
         Ok(((), format!("refused; the join service says: {logged}")))
@@ -156,7 +158,12 @@ impl Story {
 
     fn blank_disk(&mut self, progress: &Progress) -> Told {
         self.node.blank_state()?;
-        let logged = self.refused(&self.node, "6-blank-disk", &[NODE], progress)?;
+        let logged = self.refused(
+            &self.node,
+            "6-blank-disk",
+            &["request failed", "is active, but the disk is blank"],
+            progress,
+        )?;
         Ok(((), format!("refused; the join service says: {logged}")))
     }
 
@@ -203,7 +210,8 @@ impl Story {
         let mut machine = node.start(boot)?;
         watch(&mut machine, progress, "failed")?;
         machine.expect_exit(&[exit::REFUSED])?;
-        self.site.join_service.expect_log(position, words, LOG)
+        let line = self.site.join_service.expect_log(position, words, LOG)?;
+        Ok(gist(&line))
     }
 }
 
@@ -217,4 +225,23 @@ fn watch(machine: &mut Machine, progress: &Progress, wanted: &str) -> Result<()>
         ));
     };
     machine.follow(|step| step.name == wanted, show).map(drop)
+}
+
+/// What a structured log line says about a refusal, short enough for one line.
+fn gist(line: &str) -> String {
+    let Ok(record) = serde_json::from_str::<Value>(line) else {
+        return line.to_owned();
+    };
+    let field = |name: &str| record[name].as_str();
+    let start = |digits: &str| digits.chars().take(12).collect::<String>();
+    match (field("check"), field("expected"), field("got")) {
+        (Some(check), Some(expected), Some(got)) => {
+            format!(
+                "{check}: expected {}…, got {}…",
+                start(expected),
+                start(got)
+            )
+        }
+        _ => field("error").unwrap_or(line).to_owned(),
+    }
 }
