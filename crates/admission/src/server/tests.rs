@@ -402,6 +402,41 @@ fn an_init_is_for_one_machine_and_one_disk() {
     assert!(store.ask(&peer(1, 5, Init), &register(D2)).is_err());
 }
 
+/// What two replicas racing on one machine may leave: a record that nothing points to.
+#[test]
+fn a_record_that_lost_its_name_or_machine_is_not_current() {
+    for key in [Key::Attester(tpm_identity(1)), Key::Name(name("worker-0"))] {
+        let mut store = Store::joined(&peer(1, 1, Join), D1);
+        let elsewhere = match store.0.get(&key) {
+            Some(Value::Claim(claim)) => Value::Claim(Claim { disk: D2, ..*claim }),
+            _ => Value::Attester(D2),
+        };
+        store.0.insert(key, elsewhere);
+        let replaced = Refusal::NotCurrent {
+            disk: D1,
+            current: D2,
+        };
+        let next = peer(1, 2, Rejoin);
+        assert_eq!(store.ask(&next, &rejoin(D1)).unwrap_err(), replaced);
+        assert_eq!(store.ask(&next, &commit(D1, 2)).unwrap_err(), replaced);
+    }
+}
+
+#[test]
+fn a_claimed_disk_id_is_taken_even_without_a_record() {
+    let mut store = Store::default();
+    drop(store.ask(&peer(1, 1, Join), &join(D1, "worker-0")).unwrap());
+    store.0.remove(&Key::Record(D1));
+    for other in [peer(1, 2, Join), peer(2, 1, Join)] {
+        let mut other = other;
+        other.boot = peer(0, 9, Join).boot;
+        assert_eq!(
+            store.ask(&other, &join(D1, "worker-1")).unwrap_err(),
+            Refusal::DiskTaken { disk: D1 }
+        );
+    }
+}
+
 #[test]
 fn a_foreign_object_in_the_store_is_our_fault() {
     let mut store = Store::joined(&peer(1, 1, Join), D1);
