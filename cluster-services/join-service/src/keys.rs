@@ -153,7 +153,12 @@ impl KeyError {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Timeout => Class::Unavailable,
+            // `Unknown` is tonic's word for a broken transport; the key service never says it.
+            Self::Timeout
+            | Self::Status {
+                code: Code::Unknown,
+                ..
+            } => Class::Unavailable,
             Self::Status { code, .. } => match Class::from_grpc_code(*code as u32) {
                 Class::Unavailable => Class::Unavailable,
                 // The key service refuses us, not the node: the two are configured apart.

@@ -179,7 +179,7 @@ impl JoinService {
             shutdown.clone(),
         ));
         let operator = Admin {
-            store: self.store,
+            store: self.store.clone(),
             audit: self.audit.clone(),
             key_version: self.tickets.key_version,
         };
@@ -208,6 +208,7 @@ impl JoinService {
                 tracing::error!(error = %Chain(&error), "a task of the service failed");
             }
         }
+        self.store.close().await;
         if let Err(error) = self.audit.finish().await {
             tracing::error!(error = %Chain(&error), "the audit log is not signed to its end");
         }

@@ -21,7 +21,7 @@ use std::{
     thread,
 };
 use tokio::sync::oneshot;
-use writer::{Job, Writer};
+use writer::{Job, Request, Writer};
 
 /// Objects of the admission core by their names, as JSON.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -44,7 +44,7 @@ const QUEUE: usize = 1024;
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Database>,
-    queue: SyncSender<Job>,
+    queue: SyncSender<Request>,
     path: Arc<Path>,
 }
 
@@ -181,7 +181,7 @@ impl Store {
             decide: Box::new(decide),
             answer,
         };
-        self.queue.try_send(job).map_err(|error| {
+        self.queue.try_send(Request::Decide(job)).map_err(|error| {
             DecisionError::Store(match error {
                 TrySendError::Full(_) => StoreError::Behind,
                 TrySendError::Disconnected(_) => StoreError::Failed,
@@ -190,6 +190,15 @@ impl Store {
         answered
             .await
             .map_err(|_| DecisionError::Store(StoreError::Failed))?
+    }
+
+    /// Closes the file, provided that this is the last clone; nothing is decided any more.
+    pub async fn close(self) {
+        let (answer, answered) = oneshot::channel();
+        if self.queue.try_send(Request::Close(answer)).is_ok() {
+            // An error means that the writer has gone before.
+            let _gone = answered.await;
+        }
     }
 
     /// All records, tombstones included, in the order of their disk ids.

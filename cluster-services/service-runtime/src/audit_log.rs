@@ -279,6 +279,8 @@ impl Writer {
 
     fn finish(mut self, answer: Answer) {
         let result = self.write(&[], true);
+        // The folder is free for a successor when the answer arrives.
+        drop(self);
         reply(vec![answer], &result);
     }
 

@@ -3,7 +3,10 @@
 use super::{DecisionError, OBJECTS, StoreError, fail};
 use admission::{Key, Persisted, Plan, Refusal, Snapshot, Step, Value, Write, WriteOutcome};
 use redb::{Database, ReadableTable, Table};
-use std::sync::{Arc, mpsc::Receiver};
+use std::{
+    iter,
+    sync::{Arc, mpsc::Receiver},
+};
 use tokio::sync::oneshot;
 
 /// A decision as a function of what the store holds.
@@ -13,6 +16,12 @@ type Decide = Box<dyn Fn(&Snapshot) -> Result<Step, Refusal> + Send>;
 pub(super) struct Job {
     pub(super) decide: Decide,
     pub(super) answer: oneshot::Sender<Result<Persisted, DecisionError>>,
+}
+
+/// What the writer is asked for.
+pub(super) enum Request {
+    Close(oneshot::Sender<()>),
+    Decide(Job),
 }
 
 /// Decisions in one transaction. A commit takes about a millisecond, and what queues up meanwhile is
@@ -36,13 +45,26 @@ impl Writer {
         Self { database }
     }
 
-    pub(super) fn run(self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let mut batch = vec![first];
-            batch.extend(jobs.try_iter().take(BATCH - 1));
+    pub(super) fn run(self, requests: &Receiver<Request>) {
+        let mut closing = None;
+        while closing.is_none()
+            && let Ok(first) = requests.recv()
+        {
+            let mut batch = Vec::new();
+            for request in iter::once(first).chain(requests.try_iter()).take(BATCH) {
+                match request {
+                    Request::Decide(job) => batch.push(job),
+                    Request::Close(answer) => closing = Some(answer),
+                }
+            }
             metrics::histogram!("store_batch_size").record(batch.len() as f64);
             let decisions = self.transact(&batch).map_err(|error| fail(&error));
             answer(batch, decisions);
+        }
+        drop(self);
+        if let Some(answer) = closing {
+            // Nobody has to wait for it.
+            let _gone = answer.send(());
         }
     }
 

@@ -115,7 +115,7 @@ async fn a_torn_line_is_cut_and_the_next_chain_hangs_on() {
     let path = folder.files().remove(0);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{text}{{\"body\":{{\"chain")).unwrap();
-    let log = reopen(&folder);
+    let log = folder.open();
     log.record(event("after")).await.unwrap();
     let report = folder.assert_whole(&log);
     assert_eq!(report.chains.len(), 2);
@@ -169,18 +169,4 @@ fn a_wrong_key_or_folder_is_refused() {
         AuditLog::open(&folder.config(), "r", &folder.readiness),
         Err(OpenError::Key(_))
     ));
-}
-
-/// The writer's thread frees the lock after it answered `finish`.
-fn reopen(folder: &Folder) -> AuditLog {
-    loop {
-        match AuditLog::open(&folder.config(), "replica-0", &folder.readiness) {
-            Ok(log) => return log,
-            Err(OpenError::Files {
-                source: FileError::Locked(_),
-                ..
-            }) => thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
 }

@@ -1,0 +1,254 @@
+//! A node as the service sees it: the attester's side of a real session, over a real socket.
+
+use api::{
+    Class, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join,
+};
+use attested_tls::{
+    ActivatedSecret, AttesterProgress, AttesterSession, AttesterTerms, RpcClient, RpcError,
+    SealingKey, SessionError, Start, TlsEnd,
+};
+use evidence::{AdmissionPath, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use identity::{DiskId, Generation, KeyVersion, Role};
+use owner::OwnerFingerprint;
+use platform::tpm::{TpmAttester, Transport};
+use software_tpm::{Connection, SoftwareTpm, keys::KeyTpm};
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// A machine in one boot: its TPM and its sealing key.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    tpm: Arc<Mutex<Tpm>>,
+    sealing_key: Arc<SealingKey>,
+}
+
+enum Tpm {
+    Keys(KeyTpm),
+    Software(TpmAttester),
+}
+
+struct Wire(Connection);
+
+impl Transport for Wire {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.transact(command)
+    }
+}
+
+impl Machine {
+    pub(crate) fn keys(tpm: KeyTpm) -> Self {
+        Self::boot(Arc::new(Mutex::new(Tpm::Keys(tpm))))
+    }
+
+    /// A real software TPM, in the boot that begins now.
+    pub(crate) fn software(tpm: &SoftwareTpm) -> Self {
+        let wire = Box::new(Wire(tpm.connect().unwrap()));
+        let attester = TpmAttester::start(wire, Vec::new()).unwrap();
+        Self::boot(Arc::new(Mutex::new(Tpm::Software(attester))))
+    }
+
+    fn boot(tpm: Arc<Mutex<Tpm>>) -> Self {
+        Self {
+            tpm,
+            sealing_key: Arc::new(SealingKey::generate().unwrap()),
+        }
+    }
+
+    /// The same machine after a reboot: another sealing key.
+    pub(crate) fn reboot(&self) -> Self {
+        Self::boot(Arc::clone(&self.tpm))
+    }
+
+    pub(crate) fn set_pcr(&self, pcr: u32, value: [u8; 32]) {
+        match &mut *self.tpm.lock().unwrap() {
+            Tpm::Keys(tpm) => {
+                tpm.pcrs.insert(pcr, value);
+            }
+            Tpm::Software(tpm) => tpm.extend(pcr, &value).unwrap(),
+        }
+    }
+
+    fn identity(&self) -> TpmIdentity {
+        match &*self.tpm.lock().unwrap() {
+            Tpm::Keys(tpm) => tpm.identity().clone(),
+            Tpm::Software(tpm) => tpm.identity().clone(),
+        }
+    }
+
+    fn attest(
+        &self,
+        challenge: &TpmChallenge,
+        qualifying_data: &[u8; 32],
+        pcrs: &[u32],
+    ) -> (ActivatedSecret, TpmEvidence) {
+        let (activated, quote) = match &mut *self.tpm.lock().unwrap() {
+            Tpm::Keys(tpm) => (
+                tpm.activate(challenge).unwrap().to_vec(),
+                tpm.quote(qualifying_data, pcrs).unwrap(),
+            ),
+            Tpm::Software(tpm) => (
+                tpm.activate(challenge).unwrap().to_vec(),
+                tpm.quote(qualifying_data, pcrs).unwrap(),
+            ),
+        };
+        (ActivatedSecret::from_slice(&activated).unwrap(), quote)
+    }
+}
+
+/// An established channel of a node.
+#[derive(Clone)]
+pub(crate) struct Node {
+    client: Arc<RpcClient>,
+    sealing_key: Arc<SealingKey>,
+}
+
+impl Node {
+    pub(crate) async fn dial(
+        address: SocketAddr,
+        machine: &Machine,
+        owner: OwnerFingerprint,
+        path: AdmissionPath,
+    ) -> Result<Self, SessionError> {
+        let machine = machine.clone();
+        tokio::task::spawn_blocking(move || Self::handshake(address, &machine, owner, path))
+            .await
+            .unwrap()
+    }
+
+    fn handshake(
+        address: SocketAddr,
+        machine: &Machine,
+        owner: OwnerFingerprint,
+        path: AdmissionPath,
+    ) -> Result<Self, SessionError> {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let terms = AttesterTerms {
+            owner,
+            identity: machine.identity(),
+            sealing_key: machine.sealing_key.public_key(),
+        };
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).unwrap();
+        let start = Start {
+            nonce,
+            deadline: Duration::from_secs(30),
+        };
+        let end = TlsEnd::generate().unwrap();
+        let mut session = AttesterSession::connect(&end, start, terms, path)?;
+        let begun = Instant::now();
+        loop {
+            let progress = session.step(begun.elapsed());
+            while session.wants_write() {
+                if session.write_tls(&mut stream).is_err() {
+                    return Err(SessionError::Closed);
+                }
+            }
+            match progress? {
+                AttesterProgress::Established => break,
+                AttesterProgress::NeedEvidence(request) => {
+                    let data = request.binding.qualifying_data();
+                    let (activated, quote) =
+                        machine.attest(&request.challenge, &data, &request.pcrs);
+                    session.supply_evidence(Ok((activated, Evidence::Tpm(quote))))?;
+                }
+                AttesterProgress::Pending => {
+                    if session.read_tls(&mut stream).is_err() {
+                        return Err(SessionError::Closed);
+                    }
+                }
+            }
+        }
+        let limit = Duration::from_secs(30);
+        Ok(Self {
+            client: Arc::new(RpcClient::new(session.into_channel()?, stream, limit)),
+            sealing_key: Arc::clone(&machine.sealing_key),
+        })
+    }
+
+    pub(crate) async fn call<Q, R>(&self, method: &'static str, request: Q) -> Result<R, RpcError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let client = Arc::clone(&self.client);
+        let method = format!("constellation.join.v1.JoinService/{method}");
+        tokio::task::spawn_blocking(move || client.call(&method, &request))
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn register(&self) -> DiskId {
+        let answer: join::RegisterDiskResponse = self
+            .call("RegisterDisk", join::RegisterDiskRequest {})
+            .await
+            .unwrap();
+        answer.try_into().unwrap()
+    }
+
+    /// The disk's key.
+    pub(crate) async fn join_as(
+        &self,
+        disk: DiskId,
+        name: &str,
+        role: Role,
+    ) -> Result<Vec<u8>, Class> {
+        let request = JoinTicketRequest {
+            disk,
+            node_name: name.parse().unwrap(),
+            role,
+            certificate_request: Vec::new(),
+        };
+        let request = join::IssueJoinTicketRequest::from(request);
+        let answer: join::IssueJoinTicketResponse = self
+            .call("IssueJoinTicket", request)
+            .await
+            .map_err(|error| error.class())?;
+        let ticket = JoinTicket::try_from(answer).unwrap();
+        assert_eq!(ticket.cluster_id, crate::setup::CLUSTER);
+        assert_eq!(ticket.key_version, KeyVersion::FIRST);
+        Ok(self.open(&ticket.data_key))
+    }
+
+    pub(crate) async fn join(&self, disk: DiskId, name: &str) -> Result<Vec<u8>, Class> {
+        self.join_as(disk, name, Role::Worker).await
+    }
+
+    /// The disk's key, the recorded generation and name.
+    pub(crate) async fn rejoin(&self, disk: DiskId) -> Result<(Vec<u8>, u64, String), Class> {
+        let request = RejoinTicketRequest {
+            disk,
+            key_version: KeyVersion::FIRST,
+        };
+        let request = join::IssueRejoinTicketRequest::from(request);
+        let answer: join::IssueRejoinTicketResponse = self
+            .call("IssueRejoinTicket", request)
+            .await
+            .map_err(|error| error.class())?;
+        let ticket = RejoinTicket::try_from(answer).unwrap();
+        let name = ticket.node_name.to_string();
+        Ok((self.open(&ticket.data_key), ticket.generation.0, name))
+    }
+
+    pub(crate) async fn commit(&self, disk: DiskId, generation: u64) -> Result<u64, Class> {
+        let request = CommitRequest {
+            disk,
+            generation: Generation(generation),
+        };
+        let request = join::CommitRequest::from(request);
+        let answer: join::CommitResponse = self
+            .call("Commit", request)
+            .await
+            .map_err(|error| error.class())?;
+        Ok(answer.generation)
+    }
+
+    fn open(&self, sealed: &api::SealedSecret) -> Vec<u8> {
+        let binding = self.client.peer().binding();
+        let key = self.sealing_key.open_data_key(sealed, binding).unwrap();
+        key.expose_secret().to_vec()
+    }
+}
