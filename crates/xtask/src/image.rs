@@ -131,6 +131,7 @@ impl Profile {
             ])
             .arg("--target-dir")
             .arg(target)
+            .env("CARGO_ENCODED_RUSTFLAGS", remap_cargo_home()?)
             .run()?;
         Ok(target.join(MUSL).join("agent").join(package))
     }
@@ -328,6 +329,20 @@ const OUTPUTS: [&str; 7] = [
     "initrd.cpio",
     "cmdline",
 ];
+
+/// Panic messages name source files of dependencies below the user's own cargo home, which would
+/// give every user another measurement.
+fn remap_cargo_home() -> anyhow::Result<String> {
+    let default = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home
+        .or_else(default)
+        .context("neither CARGO_HOME nor HOME is set")?;
+    Ok(format!(
+        "--remap-path-prefix={}=/cargo",
+        cargo_home.display()
+    ))
+}
 
 fn prepared(dir: &Path) -> anyhow::Result<&Path> {
     fs::create_dir_all(dir)?;
