@@ -20,7 +20,7 @@ use service_runtime::{
     audit_log::{AuditLog, RecordError},
     serve::Accept,
 };
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, pin::Pin, str::FromStr};
+use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::Path, pin::Pin, str::FromStr};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
@@ -29,6 +29,12 @@ use tonic::{Code, Request, Response, Status};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator {
     uid: u32,
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)
+    }
 }
 
 /// Lets root and the service's own user in. The socket's mode says the same; this holds even where
@@ -91,7 +97,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves the operator.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// The records.
     pub store: Store,
@@ -132,34 +138,39 @@ impl From<AdminError> for Status {
 }
 
 impl Admin {
+    /// Acts to the end, record included, even if the operator hangs up in between.
     async fn act<M>(
         &self,
         request: &Request<M>,
         action: OperatorAction,
     ) -> Result<Response<admin::Done>, Status> {
-        let operator = request.extensions().get::<Operator>().copied();
-        let operator = operator.ok_or(AdminError::NoOperator)?;
-        let event = self.settle(&action).await;
-        let outcome = event.as_ref().map(|_| ()).map_err(ToString::to_string);
-        tracing::info!(
-            uid = operator.uid,
-            action = action.name(),
-            ?outcome,
-            "operator"
-        );
-        let (mut event, outcome) = match event {
-            Ok(event) => (event, Ok(Response::new(admin::Done {}))),
+        let operator = operator(request)?;
+        let this = self.clone();
+        tokio::spawn(async move { this.settle_and_record(operator, &action).await })
+            .await
+            .map_err(|_| AdminError::Store(StoreError::Failed))??;
+        Ok(Response::new(admin::Done {}))
+    }
+
+    async fn settle_and_record(
+        &self,
+        operator: Operator,
+        action: &OperatorAction,
+    ) -> Result<(), AdminError> {
+        let (mut event, outcome) = match self.settle(action).await {
+            Ok(event) => (event, Ok(())),
             Err(AdminError::Refused(refusal)) => {
                 let mut event =
                     RecordEvent::new(Action::OperatorAction, Outcome::Refused, action.name());
                 event.checks.push(refusal.check());
                 (event, Err(AdminError::Refused(refusal)))
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        event.path = Some(Text::from_display(format_args!("uid {}", operator.uid)));
+        tracing::info!(%operator, action = action.name(), done = outcome.is_ok(), "operator");
+        event.path = Some(Text::from_display(operator));
         self.audit.record(event).await.map_err(AdminError::Audit)?;
-        outcome.map_err(Status::from)
+        outcome
     }
 
     async fn settle(&self, action: &OperatorAction) -> Result<RecordEvent, AdminError> {
@@ -261,10 +272,8 @@ impl join_admin_server::JoinAdmin for Admin {
         &self,
         request: Request<admin::BackupRequest>,
     ) -> Result<Response<Chunks>, Status> {
-        let operator = request.extensions().get::<Operator>().copied();
-        let operator = operator.ok_or(AdminError::NoOperator)?;
         let mut event = RecordEvent::new(Action::OperatorAction, Outcome::Done, "backup");
-        event.path = Some(Text::from_display(format_args!("uid {}", operator.uid)));
+        event.path = Some(Text::from_display(operator(&request)?));
         self.audit.record(event).await.map_err(AdminError::Audit)?;
         let store = self.store.clone();
         let bytes = tokio::task::spawn_blocking(move || store.backup())
@@ -297,6 +306,11 @@ impl join_admin_server::JoinAdmin for Admin {
             head: text,
         }))
     }
+}
+
+fn operator<M>(request: &Request<M>) -> Result<Operator, AdminError> {
+    let operator = request.extensions().get::<Operator>();
+    operator.copied().ok_or(AdminError::NoOperator)
 }
 
 fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, AdminError>

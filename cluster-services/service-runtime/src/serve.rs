@@ -293,3 +293,6 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

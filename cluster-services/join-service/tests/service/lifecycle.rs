@@ -277,6 +277,21 @@ async fn a_wrong_configuration_does_not_start() {
     ));
 }
 
+/// `docs/operate-services.md` shows each configuration in full.
+#[test]
+fn the_documented_configurations_load() {
+    let docs = include_str!("../../../../docs/operate-services.md");
+    let folder = tempfile::tempdir().unwrap();
+    let example = |name: &str| {
+        let (_, rest) = docs.split_once(&format!("```toml {name}\n")).unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, rest.split_once("```").unwrap().0).unwrap();
+        path
+    };
+    config::load::<Config>(&example("join-service")).unwrap();
+    config::load::<key_service::Config>(&example("key-service")).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_another_cluster_is_left_alone() {
     let cluster = Cluster::new();
