@@ -89,32 +89,29 @@ impl Files {
             path: path.clone(),
             source,
         };
-        let length = self.file.metadata().map_err(failed)?.len();
-        let window = length.min(2 * audit::MAX_LINE as u64);
-        let mut tail = Vec::new();
-        self.file
-            .seek(SeekFrom::Start(length - window))
-            .and_then(|_| (&self.file).take(window).read_to_end(&mut tail))
-            .map_err(failed)?;
-        let end = tail
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
-        let torn = (tail.len() - end) as u64;
-        self.length = length - torn;
-        if torn > 0 {
-            tracing::warn!(bytes = torn, "cut off an unfinished audit line");
+        let tail = Tail::read(&self.file).map_err(failed)?;
+        self.length = tail.length;
+        if tail.torn > 0 {
+            tracing::warn!(bytes = tail.torn, "cut off an unfinished audit line");
             self.file
                 .set_len(self.length)
                 .and_then(|()| self.file.sync_data())
                 .map_err(failed)?;
         }
-        let whole = tail.get(..end.saturating_sub(1)).unwrap_or_default();
-        let line = whole
-            .rsplit(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        Ok(std::str::from_utf8(line).ok().and_then(audit::last_head))
+        match tail.head {
+            // A rotation that a crash interrupted: the log ends in the file before.
+            None if self.length == 0 && self.number > 1 => self.head_of_predecessor(),
+            head => Ok(head),
+        }
+    }
+
+    fn head_of_predecessor(&self) -> Result<Option<Head>, FileError> {
+        let path = path(&self.directory, self.number - 1);
+        match File::open(&path).and_then(|file| Tail::read(&file)) {
+            Ok(tail) => Ok(tail.head),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FileError::Open { path, source }),
+        }
     }
 
     /// Whether the next lines belong into the next file.
@@ -194,6 +191,37 @@ impl Files {
 
     fn path(&self) -> PathBuf {
         path(&self.directory, self.number)
+    }
+}
+
+/// How a file ends.
+struct Tail {
+    /// Bytes up to the end of the last whole line.
+    length: u64,
+    /// Bytes after it.
+    torn: u64,
+    /// The head in the last whole line.
+    head: Option<Head>,
+}
+
+impl Tail {
+    fn read(mut file: &File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let window = length.min(2 * audit::MAX_LINE as u64);
+        file.seek(SeekFrom::Start(length - window))?;
+        let mut bytes = Vec::new();
+        file.take(window).read_to_end(&mut bytes)?;
+        let end = bytes.iter().rposition(|byte| *byte == b'\n');
+        let end = end.map_or(0, |at| at + 1);
+        let torn = (bytes.len() - end) as u64;
+        let whole = bytes.get(..end.saturating_sub(1)).unwrap_or_default();
+        let line = whole.rsplit(|byte| *byte == b'\n').next();
+        let line = std::str::from_utf8(line.unwrap_or_default()).ok();
+        Ok(Self {
+            length: length - torn,
+            torn,
+            head: line.and_then(audit::last_head),
+        })
     }
 }
 

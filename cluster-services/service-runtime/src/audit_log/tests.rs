@@ -123,6 +123,20 @@ async fn a_torn_line_is_cut_and_the_next_chain_hangs_on() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_a_crash_interrupted_keeps_the_link() {
+    let folder = Folder::new();
+    let log = folder.open();
+    log.record(event("kept")).await.unwrap();
+    log.finish().await.unwrap();
+    let last = serde_json::to_string(&log.head()).unwrap();
+    fs::write(folder.config().directory.join("audit.00000002.jsonl"), "").unwrap();
+    let log = folder.open();
+    let report = folder.assert_whole(&log);
+    assert_eq!(report.chains.len(), 2);
+    assert!(folder.text().contains(&format!("\"previous\":{last}")));
+}
+
+#[tokio::test]
 async fn full_files_rotate_and_the_oldest_goes() {
     let folder = Folder::new();
     let log = folder.open();
