@@ -135,16 +135,9 @@ impl Recover {
         book: Book,
     ) -> Result<Recovered> {
         let progress = spinner();
-        progress.set_message(format!("reaching {}", self.node));
-        let stream = self.dial().await?;
-        progress.set_message("attesting the node");
         let end = TlsEnd::generate().context("set up TLS")?;
-        let desk = Arc::new(Desk::new(rules, owner));
-        let admitter = Admitter::new(end, Arc::clone(&desk), 1, HANDSHAKE);
-        let stream = admitter
-            .connect(stream, AdmissionPath::Recover)
-            .await
-            .map_err(explain)?;
+        let admitter = Admitter::new(end, Arc::new(Desk::new(rules, owner)), 1, HANDSHAKE);
+        let stream = self.attest(&admitter, &progress).await?;
         let image = stream.peer().appraised().image().to_owned();
         progress.set_message("unlocking");
         let tickets = Tickets::new(Arc::clone(stream.peer()), book, keys, cluster.cluster_id());
@@ -167,20 +160,31 @@ impl Recover {
         })
     }
 
-    async fn dial(&self) -> Result<TcpStream> {
+    /// Dials until a handshake comes to a verdict: a node that is still booting, or a port forwarder
+    /// in front of it, takes connections that lead nowhere.
+    async fn attest(
+        &self,
+        admitter: &Admitter<Desk>,
+        progress: &ProgressBar,
+    ) -> Result<AttestedStream<TcpStream, Appraised>> {
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         loop {
-            match TcpStream::connect(self.node).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).context("set up the connection")?;
-                    return Ok(stream);
-                }
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
-                Err(error) => {
-                    return Err(anyhow::Error::new(error).context(format!("reach {}", self.node)))
-                        .hint("is the node waiting? its console says `listening`; `--wait` tries longer");
-                }
+            progress.set_message(format!("reaching and attesting {}", self.node));
+            let error = match TcpStream::connect(self.node).await {
+                Ok(stream) => match admitter.connect(stream, AdmissionPath::Recover).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(HandshakeError::Io(error)) => error.into(),
+                    Err(error @ HandshakeError::Session(SessionError::Closed)) => error.into(),
+                    Err(error) => return Err(explain(error)),
+                },
+                Err(error) => anyhow::Error::new(error),
+            };
+            if Instant::now() >= deadline {
+                return Err(error.context(format!("reach {}", self.node))).hint(
+                    "is the node waiting? its console says `listening`; `--wait` tries longer",
+                );
             }
+            tokio::time::sleep(RETRY).await;
         }
     }
 }
