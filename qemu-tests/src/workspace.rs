@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,18 +20,25 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(20 * 60);
 #[derive(Clone, Debug)]
 pub struct Workspace {
     dir: PathBuf,
+    _lock: Arc<File>,
 }
 
 impl Workspace {
-    /// Makes `target/qemu-tests/<name>`, empty.
+    /// Makes `target/qemu-tests/<name>`, empty. It is this run's alone while the value lives.
     pub fn create(name: &str) -> Result<Self> {
         let dir = base_dir().join(name);
+        fs::create_dir_all(base_dir())?;
+        let lock = File::create(dir.with_extension("lock"))?;
+        if lock.try_lock().is_err() {
+            bail!("another run uses {}", dir.display());
+        }
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("empty {}", dir.display()))?;
         }
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(Self {
             dir: dir.canonicalize()?,
+            _lock: Arc::new(lock),
         })
     }
 
@@ -109,4 +117,19 @@ pub(crate) fn target_dir() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"),
         PathBuf::from,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_is_emptied_for_one_run_at_a_time() {
+        let first = Workspace::create("self-test").unwrap();
+        fs::write(first.file("old"), "").unwrap();
+        assert!(Workspace::create("self-test").is_err());
+        drop(first);
+        let second = Workspace::create("self-test").unwrap();
+        assert!(!second.file("old").exists());
+    }
 }

@@ -379,7 +379,7 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     let records = scenario.site.save_records()?;
     scenario.site.stop()?;
     let mut machine = node.start("recover")?;
-    machine.expect_step("round")?;
+    machine.expect_step("peer")?;
     scenario.site.recover(machine.push_port(), &records)?;
     machine.expect_unlocked(2)?;
     scenario.site.start()?;

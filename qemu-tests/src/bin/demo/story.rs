@@ -179,7 +179,7 @@ impl Story {
         self.site.stop()?;
         progress.phase("firmware");
         let mut machine = self.node.start("8-recover")?;
-        watch(&mut machine, progress, "round")?;
+        watch(&mut machine, progress, "peer")?;
         progress.phase("the node waits; constellation recover");
         self.site.recover(machine.push_port(), &records)?;
         self.unlocked(&mut machine, progress)?;
