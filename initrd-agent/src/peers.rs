@@ -27,6 +27,9 @@ use std::{
 const MAX_DIALLED: usize = 8;
 const MAX_ACCEPTED: usize = 4;
 
+/// What a push may ask for.
+const PUSHED: [AdmissionPath; 1] = [AdmissionPath::Recover];
+
 /// Where a push is heard.
 pub const PUSH_PORT: u16 = 30091;
 
@@ -145,7 +148,7 @@ impl Peers {
             if now >= until {
                 return Ok(Outcome::Elapsed);
             }
-            self.wait(until.saturating_sub(now))?;
+            self.wait(paths, until.saturating_sub(now))?;
         }
     }
 
@@ -184,12 +187,7 @@ impl Peers {
     }
 
     fn accept_waiting(&mut self, paths: &[AdmissionPath]) -> Result<(), PeersError> {
-        let paths: Vec<_> = paths
-            .iter()
-            .copied()
-            .filter(|path| *path == AdmissionPath::Recover)
-            .collect();
-        while self.count(false) < MAX_ACCEPTED && !paths.is_empty() {
+        while self.hears(paths) {
             let Some(Ok((stream, address))) = self.listener.as_ref().map(TcpListener::accept)
             else {
                 // Nobody waits, or who waited has left.
@@ -202,7 +200,7 @@ impl Peers {
                         &self.end,
                         start,
                         self.terms.clone(),
-                        &paths,
+                        &PUSHED,
                     )
                 })
             });
@@ -281,7 +279,13 @@ impl Peers {
         Ok(())
     }
 
-    fn wait(&self, longest: Duration) -> Result<(), PeersError> {
+    /// Whether a push may come in now; else it waits in the kernel's backlog, unseen.
+    fn hears(&self, paths: &[AdmissionPath]) -> bool {
+        let pushed = |path| PUSHED.contains(path);
+        paths.iter().any(pushed) && self.count(false) < MAX_ACCEPTED
+    }
+
+    fn wait(&self, paths: &[AdmissionPath], longest: Duration) -> Result<(), PeersError> {
         let now = self.clock.elapsed();
         let peers = self.peers.iter().map(Peer::deadline);
         let due = peers
@@ -293,7 +297,8 @@ impl Peers {
             .map(|deadline| deadline.saturating_sub(now))
             .fold(longest, Duration::min);
         let mut fds: Vec<_> = self.peers.iter().map(Peer::poll_fd).collect();
-        if self.count(false) < MAX_ACCEPTED {
+        // A listener that nobody accepts from would be ready for ever, and this loop would spin.
+        if self.hears(paths) {
             let listener = self.listener.iter();
             fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         }

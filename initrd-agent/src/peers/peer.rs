@@ -172,10 +172,12 @@ impl Peer {
             .min(self.session_until)
     }
 
+    /// What [`Self::advance`] waits for, and nothing else: while it has something to write it does
+    /// not read, and a peer that only sends would keep the loop spinning.
     pub(super) fn poll_fd(&self) -> PollFd<'_> {
         let writes = self.connect_until.is_some() || self.session.wants_write();
         let flags = match writes {
-            true => PollFlags::OUT | PollFlags::IN,
+            true => PollFlags::OUT,
             false => PollFlags::IN,
         };
         PollFd::new(&self.stream, flags)

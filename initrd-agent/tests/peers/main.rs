@@ -11,6 +11,7 @@ use initrd_agent::{
     attest::{Attest, AttestError},
     peers::{Outcome, Peers},
 };
+use rustix::time::{ClockId, clock_gettime};
 use std::{
     collections::BTreeMap,
     io::Write,
@@ -250,6 +251,23 @@ fn a_node_that_joins_hears_no_push() {
     assert!(matches!(outcome, Outcome::Elapsed));
     drop(peers);
     assert!(!pushing.join().unwrap());
+}
+
+/// A push that is not heard must not keep the loop busy: a stranger could take the processor.
+#[test]
+fn a_push_that_is_not_heard_costs_no_time() {
+    let mut peers = peers();
+    let port = peers.listen(0).unwrap();
+    let _waiting = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let join = &[AdmissionPath::Join, AdmissionPath::Init];
+    let worked = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let before = worked();
+    let outcome = peers
+        .run(&mut Counted::default(), join, Duration::from_secs(1))
+        .unwrap();
+    let worked = worked() - before;
+    assert!(matches!(outcome, Outcome::Elapsed));
+    assert!(worked < Duration::from_millis(100), "{worked:?}");
 }
 
 #[test]
