@@ -4,23 +4,22 @@
 #   make test            everything a machine can test, VMs included
 #   make test-fast       without VMs
 #   make lint doc        formatting, clippy, rustdoc; nothing may warn
-#   make image           UKI, root disk, state disk parameters under target/image
+#   make image           UKI, verity root and disk images under target/image
 #   make bench fuzz      measurements; longer fuzzing
 
 TEST_FLAGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup image agent services demo test test-fast test-qemu lint doc bench fuzz fuzz-smoke
+.PHONY: setup image services demo test test-fast test-qemu lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
 
-# What a VM test or the demo boots and starts.
+# What a VM test or the demo boots: the published image, its twin with a scriptable root, the floor.
 image: setup
-	cargo run --quiet -p xtask -- image
-
-agent: setup
-	cargo build --profile agent --target x86_64-unknown-linux-musl -p initrd-agent
+	cargo run --quiet -p xtask -- image --profile release
+	cargo run --quiet -p xtask -- image --profile test
+	cargo run --quiet -p xtask -- image --profile probe
 
 services: setup
 	cargo build -p join-service -p key-service -p constellation-cli

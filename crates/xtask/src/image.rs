@@ -132,6 +132,8 @@ impl Profile {
             .arg("--target-dir")
             .arg(target)
             .env("CARGO_ENCODED_RUSTFLAGS", remap_cargo_home()?)
+            // docs/decisions/0006-no-jitter-entropy.md
+            .env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")
             .run()?;
         Ok(target.join(MUSL).join("agent").join(package))
     }
