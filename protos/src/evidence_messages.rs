@@ -76,7 +76,8 @@ impl TryFrom<atls::TpmIdentity> for TpmIdentity {
 
     fn try_from(message: atls::TpmIdentity) -> Result<Self, Malformed> {
         Ok(Self {
-            ek_certificate: filled("tpm_identity.ek_certificate", message.ek_certificate)?,
+            // Empty where the TPM stores none; a policy may list the key itself.
+            ek_certificate: message.ek_certificate,
             ek_public: filled("tpm_identity.ek_public", message.ek_public)?,
             ak_public: filled("tpm_identity.ak_public", message.ak_public)?,
         })
@@ -267,6 +268,17 @@ mod tests {
             };
             assert!(admitter.parse_pcrs().is_err(), "{admitter:?}");
         }
+    }
+
+    #[test]
+    fn a_tpm_without_a_certificate_can_say_so() {
+        let identity = TpmIdentity {
+            ek_certificate: vec![],
+            ek_public: vec![2],
+            ak_public: vec![3],
+        };
+        let message = atls::TpmIdentity::from(identity.clone());
+        assert_eq!(TpmIdentity::try_from(message), Ok(identity));
     }
 
     #[test]

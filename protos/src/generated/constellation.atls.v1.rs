@@ -47,7 +47,7 @@ pub struct Admitter {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TpmIdentity {
-    /// X.509, DER
+    /// X.509, DER; empty where the TPM stores none
     #[prost(bytes = "vec", tag = "1")]
     pub ek_certificate: ::prost::alloc::vec::Vec<u8>,
     /// TPMT_PUBLIC
