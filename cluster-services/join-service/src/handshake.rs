@@ -17,12 +17,14 @@ use owner::{AdmissionKey, OwnerProof};
 use service_runtime::{
     Chain,
     audit_log::AuditLog,
+    config::count as number,
     limit::{Gate, RateLimit},
     serve::Accept,
     watch::Watched,
 };
 use std::{
     net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
     sync::Arc,
     thread,
     time::Instant,
@@ -34,6 +36,11 @@ pub type Node = Arc<AcceptedAttester<Appraised>>;
 
 /// The paths on which a node dials a join service.
 const PATHS: [AdmissionPath; 2] = [AdmissionPath::Join, AdmissionPath::Rejoin];
+
+/// How many refusals of strangers are recorded a second, and at once after a pause. The audit log
+/// has an end, and what strangers do must not push out what nodes did.
+const STRANGERS_PER_SECOND: NonZeroU32 = number(1);
+const STRANGERS_BURST: NonZeroU32 = number(60);
 
 /// Accepts connections of nodes.
 #[derive(Clone, Debug)]
@@ -131,6 +138,7 @@ pub struct Desk {
     rules: Watched<Appraiser>,
     key: AdmissionKey,
     audit: AuditLog,
+    strangers: RateLimit<()>,
 }
 
 /// Kept between challenge and evidence: the rules of the challenge are those of the appraisal.
@@ -144,8 +152,13 @@ pub struct Challenged {
 impl Desk {
     /// A desk that acts for the owner of `key`.
     #[must_use]
-    pub const fn new(rules: Watched<Appraiser>, key: AdmissionKey, audit: AuditLog) -> Self {
-        Self { rules, key, audit }
+    pub fn new(rules: Watched<Appraiser>, key: AdmissionKey, audit: AuditLog) -> Self {
+        Self {
+            rules,
+            key,
+            audit,
+            strangers: RateLimit::new(STRANGERS_PER_SECOND, STRANGERS_BURST),
+        }
     }
 
     /// Logs and records a refusal in full, and gives the peer what it may know.
@@ -164,7 +177,8 @@ impl Desk {
         tracing::warn!(%path, attester = claimed, error = %Chain(error), "appraisal refused");
         let mut event = RecordEvent::new(Action::Refusal, outcome, "attestation");
         event.path = Some(Text::from_display(path));
-        event.attester = attester.map(Text::from_display);
+        let proven = attester.filter(|_| error.is_by_proven_attester());
+        event.attester = proven.map(Text::from_display);
         let checks = error.checks();
         for check in &checks {
             let appraisal::FailedCheck {
@@ -178,8 +192,12 @@ impl Desk {
         for line in error.explanation() {
             tracing::warn!(attester = claimed, line, "event log, unverified");
         }
-        if let Err(error) = self.audit.note(event) {
-            tracing::error!(error = %Chain(&error), "a refusal is not in the audit log");
+        if proven.is_some() || self.strangers.admit((), Instant::now()) {
+            if let Err(error) = self.audit.note(event) {
+                tracing::error!(error = %Chain(&error), "a refusal is not in the audit log");
+            }
+        } else {
+            metrics::counter!("refusals_not_recorded_total").increment(1);
         }
         let checks = checks.into_iter().map(|check| FailedCheck {
             check: check.check,

@@ -189,6 +189,21 @@ impl AppraisalError {
         }
     }
 
+    /// Whether the refused attester is who it claims to be: its attestation key is proven and signed
+    /// for this channel. Before that anybody may have sent the public parts of a TPM, or an answer
+    /// that the TPM gave on another channel.
+    #[must_use]
+    pub const fn is_by_proven_attester(&self) -> bool {
+        matches!(
+            self,
+            Self::Latched { .. }
+                | Self::PcrDigest { .. }
+                | Self::PcrMismatch { .. }
+                | Self::PcrValues { .. }
+                | Self::Selection { .. }
+        )
+    }
+
     /// The failed checks, each with expected and got: for a PCR mismatch one for each PCR.
     #[must_use]
     pub fn checks(&self) -> Vec<FailedCheck> {

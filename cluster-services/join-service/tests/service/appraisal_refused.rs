@@ -70,6 +70,49 @@ async fn a_tpm_of_another_authority_is_refused() {
     service.stop().await;
 }
 
+/// The public parts of a TPM are no secret: whoever sends them is not that TPM, and the audit log
+/// must not say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_with_a_nodes_public_keys_is_recorded_without_its_name() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let service = cluster.start_join_service(keys.address).await;
+    let (victim, own) = (cluster.machine(), cluster.machine());
+    let stranger = own.claiming(&victim);
+    let event = refused(&cluster, &service, &stranger).await;
+    assert_eq!(event.checks[0].check.as_str(), "credential activation");
+    assert_eq!(event.attester, None);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_fill_the_audit_log() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let limits = "handshakes_per_second = 1000\nhandshake_burst = 1000";
+    let service = cluster.start_limited(keys.address, limits).await;
+    let foreign = KeyAuthority::new("somebody else's vtpm authority").unwrap();
+    let stranger = Machine::keys(foreign.manufacture().unwrap());
+    let started = Instant::now();
+    for _ in 0..100 {
+        let owner = cluster.owner.public_key().fingerprint();
+        let node = Node::dial(service.address, &stranger, owner, AdmissionPath::Join).await;
+        assert!(node.is_err());
+    }
+    let changed = cluster.machine();
+    changed.set_pcr(12, [0xee; 32]);
+    refused(&cluster, &service, &changed).await;
+    let refusals = cluster.refusals();
+    let (proven, strangers): (Vec<_>, Vec<_>) = refusals
+        .iter()
+        .partition(|refusal| refusal.attester.is_some());
+    assert_eq!(proven.len(), 1, "what nodes did is recorded all the same");
+    let most = 61 + usize::try_from(started.elapsed().as_secs()).unwrap();
+    assert!(strangers.len() <= most, "{} of 100", strangers.len());
+    service.metric("refusals_not_recorded_total").await;
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_owner_refuses_the_service() {
     let cluster = Cluster::new();

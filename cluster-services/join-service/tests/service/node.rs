@@ -24,6 +24,7 @@ use std::{
 pub(crate) struct Machine {
     tpm: Arc<Mutex<Tpm>>,
     sealing_key: Arc<SealingKey>,
+    claimed: Option<TpmIdentity>,
 }
 
 enum Tpm {
@@ -55,6 +56,19 @@ impl Machine {
         Self {
             tpm,
             sealing_key: Arc::new(SealingKey::generate().unwrap()),
+            claimed: None,
+        }
+    }
+
+    /// This machine, lying: it shows the endorsement key of `victim`.
+    pub(crate) fn claiming(&self, victim: &Self) -> Self {
+        let own = self.identity();
+        Self {
+            claimed: Some(TpmIdentity {
+                ak_public: own.ak_public,
+                ..victim.identity()
+            }),
+            ..self.clone()
         }
     }
 
@@ -73,6 +87,9 @@ impl Machine {
     }
 
     fn identity(&self) -> TpmIdentity {
+        if let Some(claimed) = &self.claimed {
+            return claimed.clone();
+        }
         match &*self.tpm.lock().unwrap() {
             Tpm::Keys(tpm) => tpm.identity().clone(),
             Tpm::Software(tpm) => tpm.identity().clone(),
@@ -87,7 +104,10 @@ impl Machine {
     ) -> (ActivatedSecret, TpmEvidence) {
         let (activated, quote) = match &mut *self.tpm.lock().unwrap() {
             Tpm::Keys(tpm) => (
-                tpm.activate(challenge).unwrap().to_vec(),
+                match &self.claimed {
+                    Some(_) => vec![0; 32],
+                    None => tpm.activate(challenge).unwrap().to_vec(),
+                },
                 tpm.quote(qualifying_data, pcrs).unwrap(),
             ),
             Tpm::Software(tpm) => (
