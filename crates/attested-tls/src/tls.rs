@@ -64,6 +64,20 @@ impl TlsEnd {
         })
     }
 
+    /// The client's configuration alone. A handshake with it proves nothing about the server.
+    #[cfg(feature = "bare")]
+    #[must_use]
+    pub fn bare_client(&self) -> Arc<ClientConfig> {
+        self.client.clone()
+    }
+
+    /// The server's configuration alone. A handshake with it proves nothing about the client.
+    #[cfg(feature = "bare")]
+    #[must_use]
+    pub fn bare_server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
     /// DER of this end's SubjectPublicKeyInfo.
     pub(crate) fn spki(&self) -> &[u8] {
         &self.spki

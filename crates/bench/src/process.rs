@@ -1,0 +1,88 @@
+//! What the kernel says about a process.
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{fs, time::Duration};
+
+/// A process by its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProcessId(pub(crate) u32);
+
+impl ProcessId {
+    /// User and system time of all its threads, ended ones too. `proc(5)`: in clock ticks, fields
+    /// 14 and 15; the kernel scales them to the precise run time.
+    pub(crate) fn cpu_time(self) -> Result<Duration> {
+        let stat = self.read("stat")?;
+        // The name in parentheses may hold anything.
+        let fields = stat.rsplit_once(')').context("`stat` without a name")?.1;
+        let mut fields = fields.split_ascii_whitespace().skip(11);
+        let mut next = || {
+            fields
+                .next()
+                .context("`stat` is short")?
+                .parse::<u64>()
+                .context("`stat`")
+        };
+        let ticks = next()? + next()?;
+        let hertz = rustix::param::clock_ticks_per_second();
+        Ok(Duration::from_micros(ticks * 1_000_000 / hertz))
+    }
+
+    /// Resident memory now, in MiB.
+    pub(crate) fn resident(self) -> Result<f64> {
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most resident memory since the process began, in MiB.
+    pub(crate) fn resident_peak(self) -> Result<f64> {
+        self.status_mib("VmHWM:")
+    }
+
+    /// Stops the process until the value is dropped.
+    pub(crate) fn stop(self) -> Result<Stopped> {
+        let id = Pid::from_raw(i32::try_from(self.0)?).context("a process id is never 0")?;
+        kill_process(id, Signal::STOP)?;
+        Ok(Stopped(id))
+    }
+
+    fn status_mib(self, field: &str) -> Result<f64> {
+        let status = self.read("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().next());
+        let kib: f64 = kib.with_context(|| format!("no {field}"))?.parse()?;
+        Ok(kib / 1024.0)
+    }
+
+    fn read(self, name: &str) -> Result<String> {
+        let path = format!("/proc/{}/{name}", self.0);
+        fs::read_to_string(&path).with_context(|| format!("read {path}"))
+    }
+}
+
+/// A process that stands still.
+#[derive(Debug)]
+pub(crate) struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It fails only when the process has ended, and then whoever waits for it says so.
+        kill_process(self.0, Signal::CONT).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn our_own_work_shows() {
+        let own = ProcessId(std::process::id());
+        let before = own.cpu_time().unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) && own.cpu_time().unwrap() == before {}
+        assert!(own.cpu_time().unwrap() > before);
+        assert!(own.resident().unwrap() > 0.5);
+        assert!(own.resident_peak().unwrap() >= own.resident().unwrap());
+    }
+}
