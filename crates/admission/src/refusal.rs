@@ -126,6 +126,14 @@ pub enum Refusal {
         /// The call.
         request: &'static str,
     },
+    /// The operator recovers a disk whose join was never committed. Nothing is on it; handed off, it
+    /// would get data while the services' record still says that it has none, and a blank disk in its
+    /// place would be taken for a new one.
+    #[error("disk {disk}: its join was never committed, there is nothing to recover")]
+    NothingToRecover {
+        /// The disk.
+        disk: DiskId,
+    },
     /// The image's reference values do not carry the role.
     #[error("image {image}: not for role {role}")]
     RoleNotInImage {
@@ -220,6 +228,7 @@ impl Refusal {
             Self::NeverCommitted { disk } => Check::new("record", "a committed disk", disk),
             Self::NoTicket { disk } => Check::new("boot-claim", "a ticket", disk),
             Self::NotCurrent { disk, current } => Check::new("current-disk", current, disk),
+            Self::NothingToRecover { disk } => Check::new("record", "a committed disk", disk),
             Self::PathMismatch { path, request } => Check::new("path", request, path),
             Self::RoleNotInImage { image, role } => Check::new("role", image, role),
             Self::StoreCorrupt { key } => Check::new("store", "our own format", key),

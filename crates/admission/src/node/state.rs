@@ -395,9 +395,10 @@ impl Opening {
     }
 
     /// Before the first Commit a torn header is the trace of a power cut and there is no data yet;
-    /// after it, it is damage.
+    /// after it, it is damage. Only who keeps the records knows that a Commit never came: on the
+    /// recover path, where they may be older than the disk, nothing is formatted.
     fn nothing_opens(self) -> (Node, Action) {
-        if self.recorded == Generation(0) {
+        if self.recorded == Generation(0) && self.header.path != Recover {
             format(self.header)
         } else {
             exit(Exit::HeaderUnreadable)

@@ -4,6 +4,7 @@ use crate::{
     record::RecordState,
     store::{Halt, Key, Writes},
 };
+use evidence::AdmissionPath;
 use identity::{DiskId, KeyVersion};
 
 impl Desk<'_> {
@@ -16,6 +17,7 @@ impl Desk<'_> {
             Key::Record(disk),
         ])?;
         let record = self.live_record(disk)?;
+        self.recoverable(record)?;
         self.role_in_image(record.role)?;
         if record.key_version != key_version {
             return Err(Refusal::KeyVersion {
@@ -63,6 +65,17 @@ impl Desk<'_> {
             }
         }
         Ok(record)
+    }
+
+    /// Only a committed disk is handed off on the operator's word alone: the services do not learn of
+    /// it, and an issued record promises that its disk is empty.
+    fn recoverable(&self, record: &NodeRecord) -> Result<(), Refusal> {
+        match (self.peer.path, record.state) {
+            (AdmissionPath::Recover, RecordState::Issued) => {
+                Err(Refusal::NothingToRecover { disk: record.disk })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A header whose join was never committed guards nothing; its own machine starts over.

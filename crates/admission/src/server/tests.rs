@@ -147,6 +147,22 @@ fn a_join_then_a_rejoin() {
     );
 }
 
+/// Otherwise the disk would get data that the services know nothing of, and the host could have a
+/// blank disk joined in its place.
+#[test]
+fn a_disk_that_was_never_committed_is_not_recovered() {
+    let mut store = Store::default();
+    drop(store.ask(&peer(1, 1, Join), &join(D1, "worker-0")).unwrap());
+    let refusal = store.ask(&peer(1, 2, Recover), &rejoin(D1)).unwrap_err();
+    assert_eq!(refusal, Refusal::NothingToRecover { disk: D1 });
+    assert!(!refusal.starts_over(), "nothing is wiped for it");
+    drop(store.ask(&peer(1, 3, Rejoin), &rejoin(D1)).unwrap());
+    drop(store.ask(&peer(1, 3, Rejoin), &commit(D1, 1)).unwrap());
+    drop(release(
+        store.ask(&peer(1, 4, Recover), &rejoin(D1)).unwrap(),
+    ));
+}
+
 #[test]
 fn a_committed_disk_is_not_joined_again_under_any_name() {
     let mut store = Store::joined(&peer(1, 1, Join), D1);

@@ -201,10 +201,12 @@ impl World {
 
     fn admit(&mut self, m: u8, paths: &'static [AdmissionPath]) {
         let push = std::mem::take(&mut self.machine(m).push);
+        // An operator whose init is not over goes on with that.
+        let initialises = m == 0 && self.cli.init_is_open();
         let pushed = paths.iter().find(|p| {
             push && match p {
                 AdmissionPath::Init => m == 0,
-                AdmissionPath::Recover => true,
+                AdmissionPath::Recover => !initialises,
                 AdmissionPath::Join | AdmissionPath::Rejoin => false,
             }
         });

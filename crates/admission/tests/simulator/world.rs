@@ -183,6 +183,11 @@ impl Store {
         })
     }
 
+    /// Whether this is the store of an operator whose init has begun and is not over.
+    pub(crate) fn init_is_open(&self) -> bool {
+        matches!(self.objects.get(&Key::Init), Some(Value::Init(init)) if !init.finished)
+    }
+
     /// What was stored under `key` at any moment from `since` on, the state at `since` included.
     pub(crate) fn held_since(&self, key: &Key, since: u64) -> impl Iterator<Item = &Value> {
         let of_key = self

@@ -126,6 +126,11 @@ fn headers_that_do_not_fit_their_record_stop_the_node() {
         Action::Format { disk: DISK }
     );
     assert_eq!(
+        on(Recover, recorded(0), Event::NothingOpens),
+        Action::Exit(Exit::HeaderUnreadable),
+        "old records of the operator format nothing"
+    );
+    assert_eq!(
         on(Rejoin, recorded(5), opened(u64::MAX, false)),
         Action::Exit(Exit::GenerationsUsedUp)
     );
