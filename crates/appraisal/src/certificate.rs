@@ -201,7 +201,9 @@ impl Certificate {
         Err(CertificateError::NotAuthority)
     }
 
-    /// The rules of EK Credential Profile 2.5, section 3.2, for extensions that are present.
+    /// The rules of EK Credential Profile 2.5, section 3.2, for extensions that are present. One that
+    /// names a use must be: else any other certificate of the authority would do, with its key in
+    /// software.
     fn check_ek_usage(&self, key: &PublicKey) -> Result<(), CertificateError> {
         let refused = |what| Err(CertificateError::NotEndorsementKey(what));
         let constraints = self.extension::<BasicConstraints>("basic constraints")?;
@@ -213,10 +215,13 @@ impl Certificate {
             PublicKey::Ecc { .. } => KeyUsages::KeyAgreement,
         };
         let usage = self.extension::<KeyUsage>("key usage")?;
+        let purposes = self.extension::<ExtendedKeyUsage>("extended key usage")?;
+        if usage.is_none() && purposes.is_none() {
+            return refused("key usage");
+        }
         if usage.is_some_and(|usage| !usage.0.contains(needed)) {
             return refused("key usage");
         }
-        let purposes = self.extension::<ExtendedKeyUsage>("extended key usage")?;
         if purposes.is_some_and(|purposes| !purposes.0.contains(&EK_CERTIFICATE)) {
             return refused("extended key usage");
         }

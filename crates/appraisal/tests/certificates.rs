@@ -183,6 +183,20 @@ fn a_certificate_of_another_key_is_refused() {
 }
 
 #[test]
+fn a_certificate_that_names_no_use_is_not_for_an_endorsement_key() {
+    assert_refused(
+        |params| params.key_usages = Vec::new(),
+        &CertificateError::NotEndorsementKey("key usage"),
+    );
+    let root = root();
+    let purpose_alone = root.manufacture_with(|params| {
+        params.key_usages = Vec::new();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+    });
+    authenticate(&purpose_alone.unwrap(), &root, &[]).unwrap();
+}
+
+#[test]
 fn usages_of_the_endorsement_key_certificate_count_where_present() {
     let ek_purpose = || ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1]);
     let root = root();

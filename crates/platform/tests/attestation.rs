@@ -14,8 +14,8 @@ use appraisal::{
 use evidence::{Binding, Channel, Side, TpmEvidence, TpmIdentity};
 use platform::tpm::{TpmAttester, TpmError, Transport};
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
 };
 use serde_json::json;
 use software_tpm::{Authority, Connection, SoftwareTpm};
@@ -175,7 +175,8 @@ fn certify_ecc(tpm: &SoftwareTpm) -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = params.self_signed(&key).unwrap().pem();
-    let leaf = CertificateParams::new(Vec::new()).unwrap();
+    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+    leaf.key_usages = vec![KeyUsagePurpose::KeyAgreement];
     let leaf = leaf
         .signed_by(&EccKey(point), &Issuer::new(params, key))
         .unwrap();

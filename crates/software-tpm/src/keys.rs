@@ -13,7 +13,7 @@ use aws_lc_rs::{
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
 };
 use std::{collections::BTreeMap, io};
 use tpm::{AttestationKey, EkKind, PcrSet, composite_digest, constants};
@@ -101,6 +101,7 @@ impl KeyAuthority {
         let mut tpm = KeyTpm::new().map_err(io::Error::other)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
         edit(&mut params);
         let key = EccKey(tpm.ek_point.clone());
         let certificate = params
