@@ -25,6 +25,9 @@ const MAX_DIGEST: u16 = 64;
 const MAX_EVENT_DATA: usize = 64 * 1024;
 /// How much of an event's text is shown.
 const MAX_TEXT: usize = 80;
+/// How many events are shown where no reference events say which one matters: the sender chooses
+/// their number, and they end up in a log.
+const MAX_SHOWN: usize = 16;
 
 /// `EV_NO_ACTION`: informative, extends nothing (PFP, section 10.4.1).
 const EV_NO_ACTION: u32 = 3;
@@ -320,7 +323,12 @@ impl fmt::Display for Difference {
                     "PCR {pcr}: no reference events; the log has {}",
                     events.len()
                 )?;
-                events.iter().try_for_each(|event| write!(f, "; {event}"))
+                let mut shown = events.iter().take(MAX_SHOWN);
+                shown.try_for_each(|event| write!(f, "; {event}"))?;
+                match events.len().saturating_sub(MAX_SHOWN) {
+                    0 => Ok(()),
+                    more => write!(f, "; and {more} more"),
+                }
             }
         }
     }

@@ -121,6 +121,17 @@ fn without_reference_events_the_logged_ones_are_listed() {
 }
 
 #[test]
+fn a_long_log_is_not_listed_whole() {
+    let log = (0..500_u32).fold(LogBuilder::new(), |log, event| {
+        log.event(11, EV_IPL, &event.to_le_bytes(), b"x")
+    });
+    let log = parse(&log);
+    let text = log.explain(11, &log.replay()[&11], &[]).to_string();
+    assert!(text.ends_with("; and 484 more"), "{text}");
+    assert!(text.len() < 4096, "{}", text.len());
+}
+
+#[test]
 fn a_cut_log_parses_only_between_events() {
     let whole = uki().bytes().to_vec();
     let parsed = (0..whole.len()).filter(|at| EventLog::parse(&whole[..*at]).is_ok());
