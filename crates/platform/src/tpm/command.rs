@@ -5,7 +5,7 @@ use super::{
     commands::{Handle, SUCCESS},
     transport::{MAX_RESPONSE, Transport},
 };
-use std::{thread::sleep, time::Duration};
+use std::{fmt, thread::sleep, time::Duration};
 use tpm::{Malformed, Reader};
 use zeroize::Zeroizing;
 
@@ -138,12 +138,19 @@ fn length(bytes: &[u8], more: u32) -> [u8; 4] {
     len.saturating_add(more).to_be_bytes()
 }
 
-/// A successful response, wiped on drop: one of them carries an activated secret.
-#[derive(Debug)]
+/// A successful response, wiped on drop and never printed: one of them carries an activated secret.
 pub(super) struct Response {
     command: &'static str,
     has_sessions: bool,
     bytes: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("command", &self.command)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Response {
@@ -227,4 +234,23 @@ impl Response {
 
 fn skip_header(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     reader.take("header", 10).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_printed_without_its_bytes() {
+        let response = Response {
+            command: "TPM2_ActivateCredential",
+            has_sessions: true,
+            bytes: Zeroizing::new(vec![171; 32]),
+        };
+        let text = format!("{response:?}");
+        assert!(
+            text.contains("TPM2_ActivateCredential") && !text.contains("171"),
+            "{text}"
+        );
+    }
 }
