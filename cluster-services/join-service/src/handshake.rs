@@ -37,10 +37,11 @@ pub type Node = Arc<AcceptedAttester<Appraised>>;
 /// The paths on which a node dials a join service.
 const PATHS: [AdmissionPath; 2] = [AdmissionPath::Join, AdmissionPath::Rejoin];
 
-/// How many refusals of strangers are recorded a second, and at once after a pause. The audit log
-/// has an end, and what strangers do must not push out what nodes did.
-const STRANGERS_PER_SECOND: NonZeroU32 = number(1);
-const STRANGERS_BURST: NonZeroU32 = number(60);
+/// How many refusals of one machine, or of all strangers together, are recorded a second, and at once
+/// after a pause. The audit log has an end, and what strangers do, or one machine of ours that is not
+/// ours any more, must not push out what nodes did.
+const REFUSALS_PER_SECOND: NonZeroU32 = number(1);
+const REFUSALS_BURST: NonZeroU32 = number(60);
 
 /// Accepts connections of nodes.
 #[derive(Clone, Debug)]
@@ -138,7 +139,8 @@ pub struct Desk {
     rules: Watched<Appraiser>,
     key: AdmissionKey,
     audit: AuditLog,
-    strangers: RateLimit<()>,
+    /// By proven attester; `None` is everybody who proved nothing.
+    refusals: RateLimit<Option<AttesterIdentity>>,
 }
 
 /// Kept between challenge and evidence: the rules of the challenge are those of the appraisal.
@@ -157,7 +159,7 @@ impl Desk {
             rules,
             key,
             audit,
-            strangers: RateLimit::new(STRANGERS_PER_SECOND, STRANGERS_BURST),
+            refusals: RateLimit::new(REFUSALS_PER_SECOND, REFUSALS_BURST),
         }
     }
 
@@ -192,7 +194,7 @@ impl Desk {
         for line in error.explanation() {
             tracing::warn!(attester = claimed, line, "event log, unverified");
         }
-        if proven.is_some() || self.strangers.admit((), Instant::now()) {
+        if self.refusals.admit(proven.copied(), Instant::now()) {
             if let Err(error) = self.audit.note(event) {
                 tracing::error!(error = %Chain(&error), "a refusal is not in the audit log");
             }
@@ -223,6 +225,11 @@ impl attested_tls::Appraiser for Desk {
 
     fn challenge(&self, request: ChallengeRequest) -> Result<(TpmChallenge, Challenged), Refusal> {
         let rules = self.rules.current();
+        if rules.policy().tpm_pcrs() != request.pcrs {
+            // Another policy came into force since the session began. The node is told to come again:
+            // a refusal for the PCRs that we asked for ourselves would end its boot.
+            return Err(Refusal::of(Class::Unavailable));
+        }
         let ek = rules
             .authenticate_ek(&request.identity)
             .map_err(|error| self.refuse(request.path, None, &error))?;

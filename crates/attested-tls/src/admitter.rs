@@ -31,6 +31,9 @@ pub struct ChallengeRequest {
     pub path: AdmissionPath,
     /// The TPM that the peer claims to be.
     pub identity: TpmIdentity,
+    /// The PCRs that this session's hello asks for, from the [`AdmitterTerms`] it began with. A driver
+    /// whose rules want others by now must not go on: the peer would be refused for obeying.
+    pub pcrs: Vec<u32>,
     /// The peer's sealing key, for claims and logs.
     pub sealing_key: SealingPublicKey,
 }
@@ -177,7 +180,7 @@ impl<A> AdmitterSession<A> {
             // An error leaves `Over` behind.
             let (state, flow) = match mem::replace(&mut self.state, State::Over) {
                 State::ClientGreeting(state) => state.advance(wire, party)?,
-                State::AwaitServerHello(state) => state.advance(wire)?,
+                State::AwaitServerHello(state) => state.advance(wire, party)?,
                 State::ClientProving(state) => state.advance(wire)?,
                 State::AwaitServerEvidence(state) => state.advance(wire)?,
                 State::AwaitClientHello(state) => state.advance(wire, party)?,

@@ -11,8 +11,9 @@ use serde_json::json;
 use service_runtime::config;
 use std::{
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
@@ -215,10 +216,9 @@ async fn reference_values_reload_and_bad_ones_do_not() {
     newer["pcrs"]["9"] = json!(["09".repeat(32)]);
     updated.push(newer);
     cluster.write_reference_values(9, &updated);
-    service
-        .metric("reload_succeeded_total{files=\"policy and reference values\"}")
-        .await;
-    cluster.join(&service, &machine).await;
+    while dial(&cluster, &service, &machine).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     // An older serial, though signed and sound, must not come back, not even after a restart.
     cluster.write_reference_values(8, &images());
     bad_ones(before + 3).await;
@@ -228,6 +228,39 @@ async fn reference_values_reload_and_bad_ones_do_not() {
     let error = JoinService::bind(&config).await.unwrap_err();
     let error = service_runtime::Chain(&error).to_string();
     assert!(error.contains("serial 8 is below 9"), "{error}");
+}
+
+/// A node must not be refused, finally, for quoting the PCRs that it was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_changes_during_a_handshake_ends_no_boot() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let service = cluster.start_join_service(keys.address).await;
+    let early = TcpStream::connect(service.address).unwrap();
+    // Accepted after the one before, which has begun its session then.
+    cluster.join(&service, &cluster.machine()).await;
+    let mut images = images();
+    for image in &mut images {
+        image["pcrs"]["5"] = json!(["00".repeat(32)]);
+    }
+    cluster.write_reference_values(2, &images);
+    let mut pcrs = appraisal::REQUIRED_PCRS.to_vec();
+    pcrs.push(5);
+    pcrs.sort_unstable();
+    cluster.write_policy_over(2, &[cluster.authority.pem()], &pcrs);
+    let other = cluster.machine();
+    other.set_pcr(5, [5; 32]);
+    while dial(&cluster, &service, &other).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (machine, owner) = (cluster.machine(), cluster.owner.public_key().fingerprint());
+    let late = tokio::task::spawn_blocking(move || {
+        crate::node::Node::handshake_over(early, &machine, owner, AdmissionPath::Join).err()
+    });
+    let error = late.await.unwrap().unwrap();
+    assert!(!error.is_final_for_attester(), "{error:?}");
+    assert_eq!(error.class(), Class::Unavailable);
+    service.stop().await;
 }
 
 async fn dial(

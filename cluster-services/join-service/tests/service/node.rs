@@ -145,7 +145,17 @@ impl Node {
         owner: OwnerFingerprint,
         path: AdmissionPath,
     ) -> Result<Self, SessionError> {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        Self::handshake_over(stream, machine, owner, path)
+    }
+
+    /// The handshake over a connection that stands, from a thread that may block.
+    pub(crate) fn handshake_over(
+        mut stream: TcpStream,
+        machine: &Machine,
+        owner: OwnerFingerprint,
+        path: AdmissionPath,
+    ) -> Result<Self, SessionError> {
         let terms = AttesterTerms {
             owner,
             identity: machine.identity(),

@@ -116,13 +116,17 @@ impl Cluster {
     }
 
     pub(crate) fn write_policy(&self, serial: u64, authorities: &[&str]) {
+        self.write_policy_over(serial, authorities, &appraisal::REQUIRED_PCRS);
+    }
+
+    pub(crate) fn write_policy_over(&self, serial: u64, authorities: &[&str], pcrs: &[u32]) {
         let authorities: Vec<_> = authorities
             .iter()
             .map(|pem| json!({"certificate": pem, "bound_to_platform": true}))
             .collect();
         let policy = json!({
             "version": 1, "serial": serial, "evidence": ["tpm"],
-            "tpm": {"pcrs": appraisal::REQUIRED_PCRS, "ek_authorities": authorities},
+            "tpm": {"pcrs": pcrs, "ek_authorities": authorities},
         });
         self.write_signed("policy.json", DocumentKind::Policy, &policy, &self.owner);
     }

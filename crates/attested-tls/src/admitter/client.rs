@@ -40,7 +40,7 @@ pub(super) struct AwaitServerHello {
 }
 
 impl AwaitServerHello {
-    pub(super) fn advance<A>(self, wire: &mut Wire) -> Turn<A> {
+    pub(super) fn advance<A>(self, wire: &mut Wire, party: &Admitter) -> Turn<A> {
         let Some(server_hello) = wire.receive_payload(2)? else {
             return Ok((State::AwaitServerHello(self), Flow::Wait));
         };
@@ -58,6 +58,7 @@ impl AwaitServerHello {
                 let request = ChallengeRequest {
                     path,
                     identity,
+                    pcrs: party.terms.pcrs.clone(),
                     sealing_key,
                 };
                 Ok((

@@ -42,6 +42,7 @@ impl AwaitClientHello {
                 let request = ChallengeRequest {
                     path,
                     identity,
+                    pcrs: party.terms.pcrs.clone(),
                     sealing_key,
                 };
                 Ok((

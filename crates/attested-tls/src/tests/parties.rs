@@ -294,6 +294,7 @@ impl Office {
 
     fn challenge(&mut self, request: &ChallengeRequest) -> Result<TpmChallenge, Refusal> {
         assert_eq!(request.sealing_key, SEALING_KEY);
+        assert_eq!(request.pcrs, admitter_terms().pcrs);
         if let Some(refusal) = self.flaws.refuse_identity.clone() {
             return Err(refusal);
         }
