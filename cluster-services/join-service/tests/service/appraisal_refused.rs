@@ -113,6 +113,37 @@ async fn strangers_cannot_fill_the_audit_log() {
     service.stop().await;
 }
 
+/// Root on a node of ours can ask again and again, each time as that node, and be refused: it must not
+/// make the log forget what it did before.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_machine_cannot_fill_the_audit_log() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let limits = "handshakes_per_second = 1000\nhandshake_burst = 1000";
+    let service = cluster.start_limited(keys.address, limits).await;
+    let insider = cluster.machine();
+    insider.set_pcr(15, [0xee; 32]);
+    let started = Instant::now();
+    for _ in 0..100 {
+        let owner = cluster.owner.public_key().fingerprint();
+        let node = Node::dial(service.address, &insider, owner, AdmissionPath::Rejoin).await;
+        assert!(node.is_err());
+    }
+    let other = cluster.machine();
+    other.set_pcr(12, [0xee; 32]);
+    refused(&cluster, &service, &other).await;
+    let refusals = cluster.refusals();
+    let last = refusals.last().unwrap();
+    let (others, insiders): (Vec<_>, Vec<_>) = refusals
+        .iter()
+        .partition(|refusal| refusal.attester == last.attester);
+    assert_eq!(others.len(), 1, "another machine is recorded all the same");
+    let most = 61 + usize::try_from(started.elapsed().as_secs()).unwrap();
+    assert!(insiders.len() <= most, "{} of 100", insiders.len());
+    service.metric("refusals_not_recorded_total").await;
+    service.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_owner_refuses_the_service() {
     let cluster = Cluster::new();
