@@ -93,10 +93,17 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// A program of this workspace: the newest build of it, whatever the profile.
+/// A program of this workspace: the newest build of it, whatever the profile. A harness that is a
+/// release build itself measures, so it takes release builds only.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let built = ["release", "debug"].map(|profile| target_dir().join(profile).join(name));
-    let dated = built.into_iter().filter_map(|path| {
+    let profiles: &[&str] = match cfg!(debug_assertions) {
+        true => &["release", "debug"],
+        false => &["release"],
+    };
+    let built = profiles
+        .iter()
+        .map(|profile| target_dir().join(profile).join(name));
+    let dated = built.filter_map(|path| {
         let modified = path.metadata().ok()?.modified().ok()?;
         Some((modified, path))
     });

@@ -1,6 +1,7 @@
-//! Build tasks: protobuf generation, demo images, set-up.
+//! Build tasks: protobuf generation, demo images, set-up, measurements.
 
 mod apt;
+mod bench;
 mod fuzz;
 mod image;
 mod protos;
@@ -12,6 +13,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about, version)]
 enum Task {
+    /// Measure, print a table and write target/bench.json
+    Bench(bench::Args),
     /// Put a UKI into a boot partition image
     Esp(image::EspArgs),
     /// Run the fuzz targets
@@ -26,6 +29,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Bench(args) => bench::run(&args),
         Task::Esp(args) => image::run_esp(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
