@@ -16,6 +16,10 @@ mod secrets;
 
 fn main() -> ExitCode {
     let cli = commands::Cli::parse();
+    if let Err(error) = secret_file::forbid_core_dumps() {
+        eprintln!("error: cannot forbid core dumps: {error}");
+        return ExitCode::FAILURE;
+    }
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

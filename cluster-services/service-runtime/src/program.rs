@@ -45,6 +45,10 @@ pub fn main<S: Service>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = secret_file::forbid_core_dumps() {
+        eprintln!("{}: cannot forbid core dumps: {error}", S::NAME);
+        return ExitCode::FAILURE;
+    }
     let config: S::Config = match config::load(&path) {
         Ok(config) => config,
         Err(error) => {

@@ -5,6 +5,7 @@
 //! kind keeps an owner key from being taken for a master secret. Nothing here logs, and no secret
 //! is returned as a plain array: the caller's `take` receives a slice that is wiped afterwards.
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
@@ -90,6 +91,15 @@ impl fmt::Debug for Passphrase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passphrase(..)")
     }
+}
+
+/// Keeps this process out of core dumps, whatever the limits and the pattern for them say, and away
+/// from debuggers of the same user. For a program to call before it reads the first secret.
+///
+/// # Errors
+/// The kernel's refusal; a program with secrets must not go on then.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Why a secret could not be read or written.

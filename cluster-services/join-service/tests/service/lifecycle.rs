@@ -6,12 +6,13 @@ use evidence::AdmissionPath;
 use identity::Role;
 use join_service::{Config, JoinService, StartError};
 use owner::{DocumentKind, OwnerKey, Seed};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::json;
 use service_runtime::config;
 use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
+    os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -102,6 +103,22 @@ impl Program {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap();
     }
+}
+
+/// The key service has the same `main`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_leaves_no_core() {
+    let unlimited = Rlimit {
+        current: getrlimit(Resource::Core).maximum,
+        ..getrlimit(Resource::Core)
+    };
+    setrlimit(Resource::Core, unlimited).unwrap();
+    let cluster = Cluster::new();
+    let mut program = Program::start(&cluster, free_port());
+    program.signal(Signal::ABORT);
+    let status = program.child.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
+    assert!(!status.core_dumped());
 }
 
 fn free_port() -> SocketAddr {
