@@ -69,11 +69,16 @@ impl Failure {
         }
     }
 
-    /// What the node gets. Its console is the host's, so the details stay in our log.
+    /// What the node gets. Its console is the host's, so the details stay in our log. One refusal has
+    /// a code of its own, because the node heals from it (docs/protocol.md, "Admission").
     #[must_use]
     pub fn status(&self) -> Status {
         let class = self.class();
-        Status::new(code(class), class.to_string())
+        let code = match self {
+            Self::Refused(refusal) if refusal.starts_over() => Code::Aborted,
+            _ => code(class),
+        };
+        Status::new(code, class.to_string())
     }
 
     /// The class as the audit log says it.

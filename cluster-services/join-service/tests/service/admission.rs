@@ -1,7 +1,8 @@
 //! Joining and rejoining, and who may not.
 
 use crate::setup::{CONTROL_PLANE_IMAGE, Cluster, IMAGE_PCR, assert_whole, expected_key};
-use api::{Class, admin, join};
+use api::{Class, admin, grpc_web::CallError, join};
+use attested_tls::RpcError;
 use audit::{Action, Outcome};
 use evidence::AdmissionPath;
 use identity::Role;
@@ -65,6 +66,41 @@ async fn one_boot_gets_one_key() {
             .iter()
             .any(|event| event.checks[0].check.as_str() == "PCR 15")
     );
+}
+
+/// The disk of a join that was never committed comes back after the machine began a newer one. Its
+/// node must hear `ABORTED`, not a final refusal, or it would be refused in every boot from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_was_never_committed_starts_over() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let service = cluster.start_join_service(keys.address).await;
+    let mut machine = cluster.machine();
+    let mut disks = Vec::new();
+    for _ in 0..2 {
+        let node = cluster.join(&service, &machine).await;
+        let disk = node.register().await;
+        node.join(disk, "worker-0").await.unwrap();
+        disks.push(disk);
+        machine = machine.reboot();
+    }
+    let request = join::IssueRejoinTicketRequest {
+        disk_uuid: disks[0].to_string(),
+        key_version: 1,
+    };
+    let node = cluster.rejoin(&service, &machine).await;
+    let answer = node
+        .call::<_, join::IssueRejoinTicketResponse>("IssueRejoinTicket", request)
+        .await;
+    let Err(RpcError::Call {
+        source: CallError::Status(status),
+        ..
+    }) = answer
+    else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(status.code, 10, "{status}");
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
