@@ -73,6 +73,7 @@ fn end(failure: &Failure) -> ! {
 fn boot() -> Result<Infallible, Failure> {
     mount::mount_system().map_err(exits(ExitReason::Mount))?;
     console::quieten_kernel();
+    console::deny_sysrq(Path::new("/proc/sys/kernel")).map_err(exits(ExitReason::Mount))?;
     step("start")
         .with("version", env!("CARGO_PKG_VERSION"))
         .end();

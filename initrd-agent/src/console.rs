@@ -4,7 +4,13 @@
 
 use crate::exit::{Failure, chain};
 use rustix::time::{ClockId, clock_gettime};
-use std::{fmt::Display, fs, io, io::Write};
+use std::{
+    fmt::Display,
+    fs::{self, OpenOptions},
+    io,
+    io::Write,
+    path::Path,
+};
 
 /// One line, sent when it is dropped.
 #[derive(Debug)]
@@ -75,9 +81,35 @@ pub fn quieten_kernel() {
     fs::write("/proc/sys/kernel/printk", "4").unwrap_or_default();
 }
 
+/// Takes the kernel's `SysRq` commands from the console. The console is the host's, and a BREAK on a
+/// serial line is that key: it prints registers, ends programs and remounts file systems. `settings` is
+/// `/proc/sys/kernel`; a kernel without these commands has no such file.
+///
+/// # Errors
+/// When they are there and stay.
+pub fn deny_sysrq(settings: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(settings.join("sysrq"));
+    match file {
+        Ok(mut file) => file.write_all(b"0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sysrq_is_denied_where_it_exists() {
+        let settings = tempfile::tempdir().unwrap();
+        deny_sysrq(settings.path()).unwrap();
+        assert!(!settings.path().join("sysrq").exists());
+        fs::write(settings.path().join("sysrq"), "1").unwrap();
+        deny_sysrq(settings.path()).unwrap();
+        assert_eq!(fs::read(settings.path().join("sysrq")).unwrap(), b"0");
+        assert!(deny_sysrq(&settings.path().join("sysrq")).is_err());
+    }
 
     fn text(mut line: Line) -> String {
         std::mem::take(&mut line.0)
