@@ -7,10 +7,9 @@
 #   make image           UKI, verity root and disk images under target/image
 #   make bench fuzz      measurements; longer fuzzing
 
-TEST_FLAGS ?=
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup image services demo test test-fast test-qemu lint doc bench fuzz fuzz-smoke
+.PHONY: setup image services demo test test-fast lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
@@ -27,13 +26,11 @@ services: setup
 demo: image services
 	cargo run --quiet -p qemu-tests --bin demo
 
-test: test-fast test-qemu
+test: image services
+	cargo run --quiet -p xtask -- test
 
 test-fast: setup
-	cargo test --workspace --exclude qemu-tests $(TEST_FLAGS)
-
-test-qemu: image services
-	cargo run --quiet -p xtask -- test-qemu
+	cargo run --quiet -p xtask -- test --fast
 
 lint: setup
 	cargo fmt --all --check

@@ -6,6 +6,7 @@ mod fuzz;
 mod image;
 mod protos;
 mod setup;
+mod test;
 mod tool;
 
 use clap::Parser;
@@ -25,6 +26,8 @@ enum Task {
     Protos(protos::Args),
     /// Install or unpack the programs that builds and tests need
     Setup(setup::Args),
+    /// Run the tests tier by tier, with a summary
+    Test(test::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,5 +38,6 @@ fn main() -> anyhow::Result<()> {
         Task::Image(args) => image::run(&args),
         Task::Protos(args) => protos::run(&args),
         Task::Setup(args) => setup::run(&args),
+        Task::Test(args) => test::run(&args),
     }
 }

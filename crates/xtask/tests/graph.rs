@@ -97,7 +97,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may use anything of ours: they build, test and measure the rest.
-const TOOLS: &[&str] = &["bench", "probe-init", "qemu-tests", "software-tpm", "xtask"];
+const TOOLS: &[&str] = &[
+    "bench",
+    "guest-attester",
+    "probe-init",
+    "qemu-tests",
+    "software-tpm",
+    "xtask",
+];
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
