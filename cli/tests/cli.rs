@@ -1,0 +1,197 @@
+//! The `constellation` program as an operator runs it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot run the program fails"
+)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+/// A directory with a passphrase file, in which commands run.
+struct Operator(TempDir);
+
+impl Operator {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("passphrase"), "correct horse\n").unwrap();
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_constellation"))
+            .current_dir(self.0.path())
+            .args(line.split_whitespace())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command that must succeed, and gives its standard output.
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "`{line}` failed: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that must fail, and gives its standard error.
+    fn refused(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(1), "`{line}` must fail");
+        assert!(output.stdout.is_empty(), "`{line}` printed a result");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn owner(&self) {
+        self.ok("owner new --out owner --passphrase-file passphrase");
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Measurements that cover every PCR a policy wants.
+fn measurements(value: &str) -> String {
+    let pcr = |index: u32| {
+        let value = if index == 15 { ZERO } else { value };
+        format!("\"{index}\": [\"{value}\"]")
+    };
+    let pcrs: Vec<String> = [0, 2, 3, 4, 7, 9, 11, 12, 13, 15].map(pcr).into();
+    format!("{{\"pcrs\": {{{}}}}}", pcrs.join(", "))
+}
+
+#[test]
+fn keys_are_private_and_never_overwritten() {
+    let operator = Operator::new();
+    operator.owner();
+    operator.ok("keys new --out keys --passphrase-file passphrase");
+    operator.ok("pki new --out pki");
+    operator.ok("keys audit --out audit");
+    operator.ok(
+        "owner certify --owner-key owner/owner.key --out admission --passphrase-file passphrase",
+    );
+    let secrets = [
+        "owner/owner.key",
+        "keys/master-secret.key",
+        "pki/join-service.key",
+        "pki/key-service.key",
+        "audit/audit.key",
+        "admission/admission.key",
+    ];
+    for secret in secrets {
+        assert_eq!(mode(&operator.path(secret)), 0o600, "{secret}");
+    }
+    let before = fs::read(operator.path("owner/owner.key")).unwrap();
+    let error = operator.refused("owner new --out owner --passphrase-file passphrase");
+    assert!(error.contains("owner/owner.key"), "{error}");
+    assert_eq!(fs::read(operator.path("owner/owner.key")).unwrap(), before);
+}
+
+#[test]
+fn a_wrong_passphrase_and_a_key_of_another_kind_are_named() {
+    let operator = Operator::new();
+    operator.owner();
+    operator.ok("keys new --out keys --passphrase-file passphrase");
+    fs::write(operator.path("wrong"), "wrong\n").unwrap();
+    let certify = |key: &str, passphrase: &str| {
+        operator.refused(&format!(
+            "owner certify --owner-key {key} --out out --passphrase-file {passphrase}"
+        ))
+    };
+    let error = certify("owner/owner.key", "wrong");
+    assert!(error.contains("wrong passphrase"), "{error}");
+    let error = certify("keys/master-secret.key", "passphrase");
+    assert!(error.contains("owner key"), "{error}");
+    assert!(error.contains("hint: "), "{error}");
+    assert!(!operator.path("out/admission.key").exists());
+}
+
+#[test]
+fn reference_values_grow_shrink_and_are_checked_before_they_are_signed() {
+    let operator = Operator::new();
+    operator.owner();
+    fs::write(operator.path("a.json"), measurements(&"a".repeat(64))).unwrap();
+    fs::write(operator.path("b.json"), measurements(&"b".repeat(64))).unwrap();
+    let add = |image: &str, file: &str| {
+        format!("reference-values add rv.json --image {image} --role worker --measurements {file}")
+    };
+    operator.ok(&add("one", "a.json"));
+    operator.ok(&add("two", "b.json"));
+    let error = operator.refused(&add("two", "b.json"));
+    assert!(error.contains("image `two` is there already"), "{error}");
+    let listed: serde_json::Value =
+        serde_json::from_str(&operator.ok("reference-values list rv.json --output json")).unwrap();
+    assert_eq!(listed["serial"], 2);
+    assert_eq!(listed["images"].as_array().unwrap().len(), 2);
+
+    operator.ok("reference-values remove rv.json --image one");
+    let error = operator.refused("reference-values remove rv.json --image one");
+    assert!(error.contains("there is no image `one`"), "{error}");
+
+    let sign = "--owner-key owner/owner.key --passphrase-file passphrase --out signed.json";
+    operator.ok(&format!("reference-values sign rv.json {sign}"));
+    let signed = fs::read(operator.path("signed.json")).unwrap();
+    let latch = fs::read_to_string(operator.path("rv.json"))
+        .unwrap()
+        .replace(ZERO, &"c".repeat(64));
+    fs::write(operator.path("rv.json"), latch).unwrap();
+    let error = operator.refused(&format!("reference-values sign rv.json {sign}"));
+    assert!(error.contains("nothing was signed"), "{error}");
+    assert_eq!(
+        fs::read(operator.path("signed.json")).unwrap(),
+        signed,
+        "the old one stays"
+    );
+}
+
+#[test]
+fn a_policy_that_trusts_nobody_or_a_manufacturer_is_not_made() {
+    let operator = Operator::new();
+    let error = operator.refused("policy new policy.json");
+    assert!(error.contains("--bound-ek-ca"), "{error}");
+    fs::write(operator.path("ca.pem"), "no certificate").unwrap();
+    operator.refused("policy new policy.json --bound-ek-ca ca.pem");
+    assert!(!operator.path("policy.json").exists());
+    let hash = "d".repeat(64);
+    operator.ok(&format!("policy new policy.json --ek-hash {hash}"));
+}
+
+#[test]
+fn only_unified_kernel_images_are_owned_and_measured() {
+    let operator = Operator::new();
+    operator.owner();
+    fs::write(operator.path("image.efi"), b"MZ but nothing more").unwrap();
+    let error = operator.refused("image own image.efi --owner owner/owner.pub --out owned.efi");
+    assert!(error.contains("image.efi"), "{error}");
+    assert!(!operator.path("owned.efi").exists());
+    let error = operator.refused("measure image.efi");
+    assert!(
+        error.contains("hint: give a unified kernel image"),
+        "{error}"
+    );
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    let operator = Operator::new();
+    let error = operator.refused("node list --socket absent.sock");
+    assert!(
+        error.contains("`absent.sock`") && error.contains("hint: "),
+        "{error}"
+    );
+    assert_eq!(operator.run("no-such-verb").status.code(), Some(2));
+    assert!(operator.ok("completions bash").contains("constellation"));
+    operator.ok("man --out man");
+    assert!(operator.path("man/constellation-recover.1").exists());
+}
