@@ -179,6 +179,11 @@ impl KeyTpm {
         &self.identity
     }
 
+    /// From here on a TPM that stores no certificate.
+    pub fn forget_certificate(&mut self) {
+        self.identity.ek_certificate.clear();
+    }
+
     /// `TPM2_ActivateCredential`: `None` if the credential is for another key pair. Written from
     /// the specification (Part 1, section 24) independently of crate `tpm`.
     #[must_use]

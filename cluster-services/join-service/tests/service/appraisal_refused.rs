@@ -8,9 +8,10 @@ use api::Class;
 use attested_tls::SessionError;
 use audit::{Outcome, RecordEvent};
 use evidence::AdmissionPath;
-use owner::{OwnerFingerprint, OwnerKey, Seed};
+use owner::{DocumentKind, OwnerFingerprint, OwnerKey, Seed};
+use serde_json::json;
 use software_tpm::keys::KeyAuthority;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -67,6 +68,39 @@ async fn a_tpm_of_another_authority_is_refused() {
         event.checks[0].check.as_str(),
         "endorsement key certificate"
     );
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tpm_without_a_certificate_needs_its_key_in_the_policy() {
+    let cluster = Cluster::new();
+    let mut tpm = cluster.authority.manufacture().unwrap();
+    tpm.forget_certificate();
+    let machine = Machine::keys(tpm);
+    let listing = |serial: u32, hash: &str| {
+        let policy = json!({
+            "version": 1, "serial": serial, "evidence": ["tpm"],
+            "tpm": {"pcrs": appraisal::REQUIRED_PCRS, "ek_hashes": [hash]},
+        });
+        cluster.write_signed("policy.json", DocumentKind::Policy, &policy, &cluster.owner);
+    };
+    listing(2, &"ab".repeat(32));
+    let keys = cluster.start_key_service(0).await;
+    let service = cluster.start_join_service(keys.address).await;
+    let owner = cluster.owner.public_key().fingerprint();
+    let dial = async || Node::dial(service.address, &machine, owner, AdmissionPath::Join).await;
+    assert!(dial().await.is_err());
+    while cluster.refusals().is_empty() {}
+    let check = cluster.refusals().remove(0).checks.remove(0);
+    assert_eq!(check.check.as_str(), "endorsement key");
+    listing(3, check.got.as_str());
+    let node = loop {
+        match dial().await {
+            Ok(node) => break node,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    node.join(node.register().await, "worker-0").await.unwrap();
     service.stop().await;
 }
 
