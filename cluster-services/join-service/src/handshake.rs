@@ -18,17 +18,11 @@ use service_runtime::{
     Chain,
     audit_log::AuditLog,
     config::count as number,
-    limit::{Gate, RateLimit},
+    limit::{Gate, RateLimit, network},
     serve::Accept,
     watch::Watched,
 };
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    sync::Arc,
-    thread,
-    time::Instant,
-};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, thread, time::Instant};
 use tokio::net::TcpStream;
 
 /// A node that was appraised and accepted, as a request's handler gets it.
@@ -268,14 +262,6 @@ impl attested_tls::Appraiser for Desk {
 
     fn prove(&self, request: &OwnerProofRequest) -> OwnerProof {
         self.key.prove(request.side, &request.binding)
-    }
-}
-
-/// What limits count as one peer: an IPv4 address, or the /64 that an IPv6 host has to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 64)).into(),
     }
 }
 

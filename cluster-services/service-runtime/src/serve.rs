@@ -4,7 +4,11 @@
 //! the buffer sizes and the drain in our hands, and takes any stream an [`Accept`] makes. What the
 //! handshake established about the peer travels with each request as an extension.
 
-use crate::{limit::Gate, logs::Chain, shutdown::Shutdown};
+use crate::{
+    limit::{Gate, network},
+    logs::Chain,
+    shutdown::Shutdown,
+};
 use http::{Request, Response};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +37,7 @@ pub struct Server {
     pub protocol: Protocol,
     /// Connections at a time, from everybody.
     pub connections: usize,
-    /// Connections at a time from one address.
+    /// Connections at a time from one address (of IPv6: from one /64).
     pub connections_per_peer: usize,
     /// From the accepted socket to the accepted peer.
     pub handshake: Duration,
@@ -63,6 +67,9 @@ pub trait Listener: Send + 'static {
 
     /// The next connection.
     fn next(&mut self) -> impl Future<Output = io::Result<(Self::Io, Self::Source)>> + Send;
+
+    /// What [`Server::connections_per_peer`] counts as one peer.
+    fn peer(source: &Self::Source) -> Self::Source;
 }
 
 /// Makes a stream and a peer of a connection: the handshake.
@@ -107,6 +114,10 @@ impl Listener for TcpListener {
         // One peer must not count twice because the listener is dual-stack.
         Ok((stream, address.ip().to_canonical()))
     }
+
+    fn peer(source: &IpAddr) -> IpAddr {
+        network(*source)
+    }
 }
 
 impl Listener for UnixListener {
@@ -116,6 +127,10 @@ impl Listener for UnixListener {
     async fn next(&mut self) -> io::Result<(UnixStream, &'static str)> {
         let (stream, _unnamed) = self.accept().await?;
         Ok((stream, "unix"))
+    }
+
+    fn peer(source: &&'static str) -> &'static str {
+        source
     }
 }
 
@@ -144,7 +159,7 @@ impl Server {
             let Some((io, source)) = opened(next).await else {
                 continue;
             };
-            let Some(pass) = gate.enter(source.clone()) else {
+            let Some(pass) = gate.enter(L::peer(&source)) else {
                 metrics::counter!("connections_refused_total").increment(1);
                 tracing::debug!(peer = %source, "too many connections");
                 continue;

@@ -107,6 +107,14 @@ async fn one_peer_has_so_many_connections() {
     assert!(rest(second).await.ends_with("127.0.0.1"));
 }
 
+#[test]
+fn a_whole_ipv6_subnet_is_one_peer() {
+    let peer = |address: &str| TcpListener::peer(&address.parse().unwrap());
+    assert_eq!(peer("2001:db8::1"), peer("2001:db8::ffff:0:0:1"));
+    assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+    assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+}
+
 #[tokio::test]
 async fn slow_heads_and_slow_requests_are_closed() {
     let short = Duration::from_millis(50);
