@@ -4,10 +4,10 @@ use admission::{
     BootId, Claim, Key, NodeRecord, Persisted, RecordState, Refusal, Snapshot, Step, Timestamp,
     TombstoneCause, Value, WriteOutcome,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
+    fs::{File, OpenOptions, TryLockError},
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -27,11 +27,15 @@ pub(super) struct Book {
     path: PathBuf,
     records: Records,
     objects: BTreeMap<Key, Value>,
+    /// Locked, because each run writes the records as a whole: of two at a time, one would undo the
+    /// other's generation, and that node's disk could be rolled back to it.
+    audit: File,
 }
 
 impl Book {
     /// Opens the records; the file must be writable, because a Commit is recorded in it.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        let audit = open_audit(path)?;
         let records: Records = documents::read(path).hint(
             "write it while the join service runs: `constellation node list --output json`",
         )?;
@@ -43,6 +47,7 @@ impl Book {
             path: path.to_owned(),
             records,
             objects,
+            audit,
         })
     }
 
@@ -84,15 +89,11 @@ impl Book {
 
     /// Appends an event to the audit file beside the records, durably.
     pub(super) fn audit(&self, now: Timestamp, event: &audit::RecordEvent) -> Result<()> {
-        let mut path = self.path.clone().into_os_string();
-        path.push(".audit.jsonl");
         let line = serde_json::to_string(&serde_json::json!({ "time": now.0, "event": event }))?;
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_all()))
-            .with_context(|| format!("append to `{}`", path.display()))
+        let mut file = &self.audit;
+        writeln!(file, "{line}")
+            .and_then(|()| file.sync_all())
+            .with_context(|| format!("append to the audit file of `{}`", self.path.display()))
     }
 
     fn save(&mut self) -> Result<()> {
@@ -113,6 +114,25 @@ impl Book {
             documents::replace(&self.path, &self.records)
         } else {
             Ok(())
+        }
+    }
+}
+
+/// Opens the audit file beside the records; it is the lock on them, too.
+fn open_audit(records: &Path) -> Result<File> {
+    let mut path = records.to_owned().into_os_string();
+    path.push(".audit.jsonl");
+    let path = PathBuf::from(path);
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("open `{}`", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+        Err(TryLockError::WouldBlock) => {
+            Err(anyhow!("`{}` is in use", records.display())).hint("recover one node at a time")
         }
     }
 }
@@ -154,5 +174,28 @@ fn node_record(record: &Record) -> NodeRecord {
         committed: None,
         created: Timestamp(record.created),
         last_seen: Timestamp(record.last_seen),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_at_a_time_has_the_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.json");
+        let record = serde_json::json!({
+            "node": "worker-0", "role": "worker", "state": "active",
+            "disk": "ffffffff-ffff-4fff-bfff-ffffffffffff", "attester": "0f".repeat(32),
+            "image": "image", "generation": 3, "key_version": 1, "created": 1, "last_seen": 2,
+        });
+        let records = serde_json::json!({ "nodes": [record] });
+        std::fs::write(&path, records.to_string()).unwrap();
+        let book = Book::open(&path).unwrap();
+        let error = Book::open(&path).unwrap_err();
+        assert!(format!("{error:#}").contains("is in use"), "{error:#}");
+        drop(book);
+        drop(Book::open(&path).unwrap());
     }
 }
