@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::console::Console;
 use crate::process::{Process, contained};
-use crate::workspace::base_dir;
+use crate::workspace::{base_dir, target_dir};
 
 /// A working KVM reaches the kernel's end of the line in under a second.
 const PROBE: Duration = Duration::from_secs(5);
@@ -75,6 +75,14 @@ impl fmt::Display for Accelerator {
     }
 }
 
+/// QEMU: the one that `xtask setup` has unpacked, else the system's. Debian 12's own (7.2) damages
+/// the memory of a guest that encrypts much data under emulation.
+pub(crate) fn qemu() -> PathBuf {
+    let name = Path::new("qemu-system-x86_64");
+    let unpacked = target_dir().join("tools/bin").join(name);
+    unpacked.canonicalize().unwrap_or_else(|_| name.to_owned())
+}
+
 /// Whether a kernel without any root file system reaches its panic under KVM.
 fn kvm_boots(kernel: &Path, dir: &Path) -> Result<bool> {
     if fs::File::options()
@@ -85,7 +93,7 @@ fn kvm_boots(kernel: &Path, dir: &Path) -> Result<bool> {
     {
         return Ok(false);
     }
-    let mut command = contained("qemu-system-x86_64");
+    let mut command = contained(qemu());
     command.args(Accelerator::Kvm.arguments());
     command.args(["-M", "q35", "-m", "256", "-nodefaults", "-no-user-config"]);
     command.args(["-display", "none", "-no-reboot", "-serial", "stdio"]);
@@ -98,4 +106,15 @@ fn kvm_boots(kernel: &Path, dir: &Path) -> Result<bool> {
     let log = dir.join("kvm-probe-console.log");
     let mut console = Console::follow(stdout, Instant::now(), &log, false)?;
     Ok(console.expect(BOOTED, PROBE).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpacked_qemu_goes_before_the_systems() {
+        let unpacked = target_dir().join("tools/bin/qemu-system-x86_64");
+        assert_eq!(qemu().is_absolute(), unpacked.exists());
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::accelerator::Accelerator;
+use crate::accelerator::{Accelerator, qemu};
 use crate::console::Line;
 use crate::image::Image;
 use crate::machine::{Boot, FIRMWARE, MachineConfig};
@@ -98,7 +98,7 @@ fn event_log(lines: &[Line]) -> Result<Vec<u8>> {
 /// Changes with whatever may change what the firmware measures.
 fn machine_fingerprint() -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    run(Command::new("qemu-system-x86_64").arg("--version"))?.hash(&mut hasher);
+    run(Command::new(qemu()).arg("--version"))?.hash(&mut hasher);
     for name in ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"] {
         let path = format!("{FIRMWARE}/{name}");
         fs::read(&path)

@@ -15,6 +15,7 @@ mod changed;
 mod cli;
 mod console;
 mod disk;
+mod disk_guest;
 mod golden;
 mod image;
 mod machine;
@@ -35,6 +36,7 @@ pub use changed::ChangedUki;
 pub use cli::{Cli, Documents};
 pub use console::{Console, Line};
 pub use disk::{Disk, DiskFormat};
+pub use disk_guest::{DiskGuest, DiskReport, agent_of};
 pub use golden::{direct_boot_pcrs, firmware_event_log};
 pub use image::Image;
 pub use machine::{

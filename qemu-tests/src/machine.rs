@@ -14,7 +14,7 @@ pub(crate) use arguments::FIRMWARE;
 pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
 pub use qmp::Qmp;
 
-use crate::accelerator::Accelerator;
+use crate::accelerator::{Accelerator, qemu};
 use crate::console::Console;
 use crate::disk::Disk;
 use crate::process::{Process, contained, run};
@@ -131,7 +131,7 @@ impl MachineConfig {
             push_port,
             relay: &program("relay")?,
         };
-        let mut command = contained("qemu-system-x86_64");
+        let mut command = contained(qemu());
         command.args(plan.arguments()?);
         let log = self.workspace.file(&format!("{name}.qemu.log"));
         let mut process = Process::spawn_piped("QEMU", command, &log)?;
