@@ -84,9 +84,13 @@ impl Site {
 
     /// Declares whose TPMs the policy accepts.
     pub fn trust(&self, authority: &TpmAuthority) -> Result<()> {
+        self.trust_roots(&authority.root(), &authority.issuer())
+    }
+
+    /// The same for any authority: the files of its root and of its issuing certificate, PEM.
+    pub fn trust_roots(&self, root: &Path, issuer: &Path) -> Result<()> {
         let document = self.dir.join("policy.json");
-        self.cli
-            .policy_new(&document, &authority.root(), &authority.issuer())?;
+        self.cli.policy_new(&document, root, issuer)?;
         self.cli.policy_sign(&document, &self.documents.policy)?;
         Ok(())
     }

@@ -8,6 +8,12 @@ use qemu_tests::{Disk, DiskGuest, Workspace};
 
 const MIB: u64 = 1024 * 1024;
 
+/// A disk that is filled to its last block.
+const FULL_MIB: u64 = 192;
+
+/// The smallest disk that the agent takes.
+const SMALL_MIB: u64 = 128;
+
 /// Bytes that the disk's file takes on the host.
 fn allocated(disk: &Disk) -> Result<u64> {
     // st_blocks counts 512 bytes, stat(2).
@@ -39,5 +45,49 @@ fn formatting_writes_no_more_on_a_large_disk() -> Result<()> {
         large * 4 < small * 5,
         "formatting 64 GiB wrote {large} bytes, 1 GiB {small}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_meets_no_unwritten_sector() -> Result<()> {
+    let workspace = Workspace::create("disk-full")?;
+    let guest = DiskGuest::build(&workspace)?;
+    let disk = Disk::blank_state(&workspace.file("full.raw"), FULL_MIB)?;
+    let filled = guest.run("fill", "format,check,fill", &disk)?;
+    filled.expect_no_errors()?;
+    let bytes = filled.number("filled")?;
+    ensure!(filled.number("left")? == 0, "the disk is not full");
+    ensure!(filled.count(" clean") == 3, "e2fsck did not run each time");
+    ensure!(bytes > 3 * FULL_MIB * MIB / 4, "{bytes} bytes filled it");
+
+    let read = guest.run("read", "read,check", &disk)?;
+    read.expect_no_errors()?;
+    ensure!(
+        read.number("read-back")? == bytes,
+        "not all of it was read back"
+    );
+    ensure!(read.count(" clean") == 1, "e2fsck did not run");
+    Ok(())
+}
+
+#[test]
+fn a_host_that_alters_the_disk_is_refused() -> Result<()> {
+    let workspace = Workspace::create("disk-altered")?;
+    let guest = DiskGuest::build(&workspace)?;
+    let disk = Disk::blank_state(&workspace.file("altered.raw"), SMALL_MIB)?;
+    let report = guest.run("altered", "format,refusals,check,tamper", &disk)?;
+    for (line, refused) in [
+        ("altered-superblock", 67),
+        ("existing-mapping", 2),
+        ("differing-table", 3),
+        ("other-keys", 1),
+        ("tampered", 7),
+    ] {
+        let line = format!("disk-test: 0 {line} refused={refused}");
+        ensure!(report.count(&line) == 1, "no line `{line}`");
+    }
+    // Each refusal of a sector is in the kernel's log, so its silence elsewhere means something.
+    ensure!(report.number("provoked")? >= 8, "too few integrity errors");
+    ensure!(report.expect_no_errors().is_err(), "none on the console");
     Ok(())
 }
