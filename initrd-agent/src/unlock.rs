@@ -153,9 +153,7 @@ impl<'a> Unlock<'a> {
             return Ok(Event::NothingOpens);
         };
         let header = opened.header;
-        same("cluster", &ticket.cluster, &header.cluster)?;
-        same("node name", &ticket.node_name, &header.node_name)?;
-        same("role", &ticket.role, &header.role)?;
+        ticket.compare(&header)?;
         let event = Event::Opened(node::Opened {
             slot: disk::slot_of(opened.slot),
             generation: header.generation,
@@ -223,8 +221,16 @@ impl<'a> Unlock<'a> {
     }
 }
 
-/// What the record says and what the header says are one thing; anything else is a mixed-up disk
-/// or store.
+impl Ticket {
+    /// What the record says and what the header says are one thing; anything else is a mixed-up disk
+    /// or store.
+    fn compare(&self, header: &Header) -> Result<(), Failure> {
+        same("cluster", &self.cluster, &header.cluster)?;
+        same("node name", &self.node_name, &header.node_name)?;
+        same("role", &self.role, &header.role)
+    }
+}
+
 fn same<T: PartialEq + std::fmt::Display>(
     what: &'static str,
     expected: &T,
@@ -256,5 +262,57 @@ const fn reason(exit: Exit) -> ExitReason {
         Exit::Refused { .. } => ExitReason::Refused,
         Exit::StartOver => ExitReason::StartOver,
         _ => ExitReason::HeaderRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secret::VolumeKeys;
+    use state_disk::{DmParameters, IntegritySuperblock};
+
+    fn header() -> Header {
+        let mut superblock = [0; 4096];
+        superblock[..8].copy_from_slice(b"integrt\0");
+        Header {
+            disk: DiskId::from_random([1; 16]),
+            key_version: KeyVersion::FIRST,
+            generation: Generation::FIRST,
+            volume_keys: VolumeKeys::try_fill(|bytes| platform::random::fill(bytes)).unwrap(),
+            cluster: ClusterId::from_bytes([2; 32]),
+            role: Role::Worker,
+            init_unfinished: false,
+            node_name: "worker-0".parse().unwrap(),
+            parameters: DmParameters::new(8).unwrap(),
+            superblock: IntegritySuperblock::parse(&superblock).unwrap(),
+        }
+    }
+
+    fn ticket() -> Ticket {
+        Ticket {
+            path: AdmissionPath::Recover,
+            cluster: ClusterId::from_bytes([2; 32]),
+            key_version: KeyVersion::FIRST,
+            node_name: "worker-0".parse().unwrap(),
+            role: Role::Worker,
+            data_key: DataKey::from_slice(&[3; 32]).unwrap(),
+        }
+    }
+
+    /// The header authenticated under the right key, and still is not this ticket's.
+    #[test]
+    fn a_header_of_another_cluster_name_or_role_is_refused() {
+        ticket().compare(&header()).unwrap();
+        let others: [fn(&mut Header); 3] = [
+            |header| header.cluster = ClusterId::from_bytes([9; 32]),
+            |header| header.node_name = "worker-1".parse().unwrap(),
+            |header| header.role = Role::ControlPlane,
+        ];
+        for change in others {
+            let mut other = header();
+            change(&mut other);
+            let failure = ticket().compare(&other).unwrap_err();
+            assert_eq!(failure.reason, ExitReason::HeaderRefused);
+        }
     }
 }
