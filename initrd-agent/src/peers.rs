@@ -80,6 +80,26 @@ pub struct Peers {
     targets: Targets,
     peers: Vec<Peer>,
     listener: Option<TcpListener>,
+    reported: Reported,
+}
+
+/// When the end of a pushed session is worth a line: once a second, because anybody can push, and a
+/// line takes its time on a serial console while no session moves.
+#[derive(Debug, Default)]
+struct Reported {
+    next: Duration,
+}
+
+impl Reported {
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn admit(&mut self, now: Duration) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now.saturating_add(Self::PAUSE);
+        }
+        due
+    }
 }
 
 impl Peers {
@@ -93,6 +113,7 @@ impl Peers {
             targets: Targets::default(),
             peers: Vec::new(),
             listener: None,
+            reported: Reported::default(),
         }
     }
 
@@ -256,12 +277,14 @@ impl Peers {
         dialled: bool,
         error: &PeerError,
     ) -> Result<(), PeersError> {
-        step("peer")
-            .with("address", address)
-            .with("dialled", if dialled { "yes" } else { "no" })
-            .with("class", error.class())
-            .with_text("error", &chain(error))
-            .end();
+        if dialled || self.reported.admit(self.clock.elapsed()) {
+            step("peer")
+                .with("address", address)
+                .with("dialled", if dialled { "yes" } else { "no" })
+                .with("class", error.class())
+                .with_text("error", &chain(error))
+                .end();
+        }
         if dialled {
             self.put_off(address)?;
         }
@@ -317,4 +340,16 @@ fn start(now: Duration) -> Result<attested_tls::Start, PeerError> {
         nonce: random::array().map_err(PeerError::Random)?,
         deadline: now.saturating_add(peer::SESSION_TIME),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_pushes_is_a_line_a_second() {
+        let mut reported = Reported::default();
+        let lines = (0..5000).filter(|millis| reported.admit(Duration::from_millis(*millis)));
+        assert_eq!(lines.count(), 5);
+    }
 }
