@@ -1,6 +1,6 @@
 //! What this firmware measures, from one boot that the tests trust.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::process::Command;
@@ -26,6 +26,7 @@ const BOOT: Duration = Duration::from_secs(120);
 /// Operators record it once for a firmware; here it is kept until firmware or QEMU change.
 pub fn firmware_event_log(accelerator: Accelerator) -> Result<PathBuf> {
     let path = base_dir().join(format!("firmware-{:016x}.log", machine_fingerprint()?));
+    let _turn = turn()?;
     if path.is_file() {
         return Ok(path);
     }
@@ -34,13 +35,15 @@ pub fn firmware_event_log(accelerator: Accelerator) -> Result<PathBuf> {
         uki: Image::of("probe")?.uki(),
     };
     let lines = probe(&workspace, accelerator, boot)?;
-    fs::write(&path, event_log(&lines)?)?;
+    let log = event_log(&lines)?;
+    fs::write(&path, log)?;
     Ok(path)
 }
 
 /// The PCR values that a direct boot leaves, in the form of `constellation measure`. Kept likewise.
 pub fn direct_boot_pcrs(accelerator: Accelerator) -> Result<Value> {
     let path = base_dir().join(format!("direct-{:016x}.json", machine_fingerprint()?));
+    let _turn = turn()?;
     if let Ok(known) = fs::read(&path) {
         return Ok(serde_json::from_slice(&known)?);
     }
@@ -63,6 +66,14 @@ fn pcrs(lines: &[Line]) -> Result<Value> {
         pcrs.insert(index.to_string(), json!([value]));
     }
     Ok(json!({ "pcrs": pcrs }))
+}
+
+/// One golden boot at a time; whoever waited finds its result.
+fn turn() -> Result<File> {
+    fs::create_dir_all(base_dir())?;
+    let lock = File::create(base_dir().join("golden.lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 fn probe(workspace: &Workspace, accelerator: Accelerator, boot: Boot) -> Result<Vec<Line>> {
