@@ -54,7 +54,7 @@ impl Authority {
         )?;
         let setup = format!(
             "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\n\
-             create_certs_tool_options = {}\nactive_pcr_banks = sha1,sha256\n",
+             create_certs_tool_options = {}\nactive_pcr_banks = sha1,sha256,sha384\n",
             path("localca.conf"),
             path("localca.options"),
         );

@@ -40,8 +40,12 @@ fn lengths(installation: &Installation, node: &Node) -> Result<()> {
         installation.expect_broken_off(&["closed the connection"], || attack(truncated))?;
     }
     // A frame that ends before its message does.
-    let cut = hello.get(..hello.len() - 1).unwrap_or_default();
-    installation.expect_broken_off(&["frame 1", "malformed message"], || attack(&framed(cut)))
+    let cut = framed(hello.get(..hello.len() - 1).unwrap_or_default());
+    installation.expect_broken_off(&["frame 1", "malformed message"], || {
+        let mut raw = Raw::dial(installation.address())?;
+        raw.send(&cut)?;
+        answer(&mut raw)
+    })
 }
 
 /// A client that claims to be the admitter.

@@ -30,34 +30,29 @@ fn quotes_that_hide_something_are_refused() -> Result<()> {
 }
 
 fn fewer_pcrs(installation: &Installation, node: &mut Node) -> Result<()> {
-    // Without PCR 15, the latch, and saying so.
-    let quote = |node: &mut Node, session: &Session| {
-        let pcrs: Vec<u32> = session
-            .pcrs
-            .iter()
-            .copied()
-            .filter(|&pcr| pcr != 15)
-            .collect();
+    // Without PCR 15, the latch: not quoted and not sent.
+    let without_latch = |node: &mut Node, session: &Session| {
+        let pcrs = session.pcrs.iter().copied().filter(|&pcr| pcr != 15);
         let data = session.binding.qualifying_data();
-        node.boot.tpm().quote(&data, &pcrs)
+        node.boot.tpm().quote(&data, &pcrs.collect::<Vec<_>>())
     };
-    attack(
-        installation,
-        node,
-        (&MALFORMED, "sent PCR values"),
-        |node, session| Ok(quote(node, session)?),
-    )?;
-    // Pretending that the quote has it.
-    attack(
-        installation,
-        node,
-        (&REFUSED, "quoted PCR selection"),
-        |node, session| {
-            let mut quote = quote(node, session)?;
-            quote.pcrs.insert(15, [0; 32]);
-            Ok(quote)
-        },
-    )
+    let selection = (&REFUSED, "quoted PCR selection");
+    attack(installation, node, selection, |node, session| {
+        Ok(without_latch(node, session)?)
+    })?;
+    // Not quoted, but sent.
+    attack(installation, node, selection, |node, session| {
+        let mut quote = without_latch(node, session)?;
+        quote.pcrs.insert(15, [0; 32]);
+        Ok(quote)
+    })?;
+    // Quoted, but not sent.
+    let values = (&MALFORMED, "sent PCR values");
+    attack(installation, node, values, |node, session| {
+        let (_, mut quote) = session.attest(&mut node.boot)?;
+        quote.pcrs.remove(&15);
+        Ok(quote)
+    })
 }
 
 fn other_values(installation: &Installation, node: &mut Node) -> Result<()> {

@@ -97,13 +97,7 @@ impl Raw {
         while !bytes.is_empty() {
             let written = self.connection.writer().write(bytes)?;
             bytes = bytes.get(written..).unwrap_or_default();
-            while self.connection.wants_write() {
-                match self.connection.write_tls(&mut self.stream) {
-                    Ok(_) => {}
-                    Err(error) if is_closed(error.kind()) => return Ok(()),
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            self.write()?;
         }
         Ok(())
     }
@@ -152,10 +146,18 @@ impl Raw {
     /// Tells the peer that nothing more comes, as an honest end.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.connection.send_close_notify();
+        self.write()
+    }
+
+    /// Writes what TLS has queued.
+    fn write(&mut self) -> Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut self.stream)?;
+            match self.connection.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) if is_closed(error.kind()) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.stream.shutdown(std::net::Shutdown::Write)?;
         Ok(())
     }
 
