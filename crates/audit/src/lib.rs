@@ -2,12 +2,12 @@
 //!
 //! A log is JSON lines. Each line carries its chain's id, a sequence number, the hash of the line
 //! before it, one [`Entry`], and the SHA-256 of all that as written. [`Chain`] makes lines,
-//! [`verify`] reads them as hostile input. This crate opens no file and knows no clock: the time is
+//! [`verify()`] reads them as hostile input. This crate opens no file and knows no clock: the time is
 //! part of a [`Record`], the signature comes from a closure.
 //!
 //! What a log shows: nobody without the audit key changed, removed or moved a line before the last
 //! checkpoint. What it does not show alone: that nothing was cut off after it, or that a whole chain
-//! is not missing. For that the operator keeps [`Head`]s elsewhere and gives them to [`verify`].
+//! is not missing. For that the operator keeps [`Head`]s elsewhere and gives them to [`verify()`].
 //!
 //! # Contract of the writer
 //!

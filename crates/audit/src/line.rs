@@ -28,7 +28,7 @@ pub enum Entry {
     },
     /// The first line of a chain.
     Started {
-        /// Version of this format: [`VERSION`].
+        /// Version of this format: `VERSION`.
         version: u32,
         /// Which replica started, as its configuration names it.
         replica: crate::Text,
