@@ -133,7 +133,7 @@ fn memory(report: &mut Report, installation: &Installation) -> Result<()> {
         "rss_mib_key_service_crowd",
         crowded.key_service,
         MEMORY,
-        "peak of the whole run",
+        "peak while it answers them",
     );
     Ok(())
 }

@@ -70,13 +70,14 @@ impl Installation {
         })
     }
 
-    /// Ends the services in good order; they must have lost nothing.
+    /// Ends the services in good order; what they recorded must verify.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.site.stop()?;
+        let dir = self.site.dir();
         for service in ["join-service", "key-service"] {
-            let dir = self.site.dir().join(format!("{service}-audit-key"));
-            let log = self.site.dir().join(format!("{service}-audit"));
-            self.site.cli.audit_verify(&log, &dir.join("audit.pub"))?;
+            let log = dir.join(format!("{service}-audit/audit.00000001.jsonl"));
+            let key = dir.join(format!("{service}-audit-key/audit.pub"));
+            self.site.cli.audit_verify(&log, &key)?;
         }
         Ok(())
     }

@@ -33,7 +33,13 @@ impl ProcessId {
         self.status_mib("VmRSS:")
     }
 
-    /// The most resident memory since the process began, in MiB.
+    /// Begins a new measurement of the peak. `proc(5)`: 5 in `clear_refs`.
+    pub(crate) fn forget_peak(self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.0);
+        fs::write(&path, "5").with_context(|| format!("write {path}"))
+    }
+
+    /// The most resident memory since then, in MiB.
     pub(crate) fn resident_peak(self) -> Result<f64> {
         self.status_mib("VmHWM:")
     }
@@ -83,6 +89,7 @@ mod tests {
         while begun.elapsed() < Duration::from_secs(1) && own.cpu_time().unwrap() == before {}
         assert!(own.cpu_time().unwrap() > before);
         assert!(own.resident().unwrap() > 0.5);
+        own.forget_peak().unwrap();
         assert!(own.resident_peak().unwrap() >= own.resident().unwrap());
     }
 }
