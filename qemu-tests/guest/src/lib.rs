@@ -63,6 +63,15 @@ impl Boot {
         })
     }
 
+    /// The next boot begins: another sealing key.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails.
+    pub fn reboot(&mut self) -> Result<(), SealError> {
+        self.sealing_key = SealingKey::generate()?;
+        Ok(())
+    }
+
     /// What the TPM claims to be.
     #[must_use]
     pub const fn identity(&self) -> &TpmIdentity {

@@ -91,13 +91,11 @@ impl Installation {
         check: &str,
         attack: impl FnOnce() -> Result<Answer>,
     ) -> Result<()> {
-        let position = self.site.join_service.log_position();
-        let recorded = self.refused_checks()?.len();
-        let got = self.without_release(attack)?;
-        ensure!(got == *answer, "expected {answer:?}, got {got:?}");
-        let words = ["check failed", check];
-        self.site.join_service.expect_log(position, &words, LOG)?;
-        self.expect_recorded(recorded, check)
+        self.expect_recorded(check, &["check failed", check], || {
+            let got = attack()?;
+            ensure!(got == *answer, "expected {answer:?}, got {got:?}");
+            Ok(())
+        })
     }
 
     /// The attack ends with a closed connection and without a word, because it breaks the protocol;
@@ -115,8 +113,35 @@ impl Installation {
         Ok(())
     }
 
+    /// After the attack the join service's log has a line with all of `words`, its audit log another
+    /// refusal for `check`, and no key was released.
+    pub(crate) fn expect_recorded(
+        &self,
+        check: &str,
+        words: &[&str],
+        attack: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let position = self.site.join_service.log_position();
+        let known = self.refused_checks()?.len();
+        self.without_release(attack)?;
+        self.site.join_service.expect_log(position, words, LOG)?;
+        let end = Instant::now() + LOG;
+        loop {
+            let checks = self.refused_checks()?;
+            let new = checks.get(known..).context("the audit log shrank")?;
+            if new.iter().any(|got| got.starts_with(check)) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < end,
+                "no refusal for `{check}` in the audit log; new: {new:?}"
+            );
+            thread::sleep(POLL);
+        }
+    }
+
     /// Does something after which neither service has recorded another release.
-    pub(crate) fn without_release<T>(&self, attack: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn without_release<T>(&self, attack: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = self.releases()?;
         let result = attack()?;
         let after = self.releases()?;
@@ -132,23 +157,6 @@ impl Installation {
             Ok(releases.count())
         };
         Ok((count("key-service")?, count("join-service")?))
-    }
-
-    /// The audit log of the join service has another refusal, which names the check.
-    fn expect_recorded(&self, known: usize, check: &str) -> Result<()> {
-        let end = Instant::now() + LOG;
-        loop {
-            let checks = self.refused_checks()?;
-            let new = checks.get(known..).context("the audit log shrank")?;
-            if new.iter().any(|got| got.starts_with(check)) {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < end,
-                "no refusal for `{check}` in the audit log; new: {new:?}"
-            );
-            thread::sleep(POLL);
-        }
     }
 
     /// The first failed check of every refusal that the join service has recorded.

@@ -6,6 +6,7 @@
 
 mod attestation_keys;
 mod frames;
+mod identity;
 mod installation;
 mod quotes;
 mod raw;
