@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use audit::{Head, Report};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::Deserializer;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -38,8 +39,8 @@ pub(crate) struct Verify {
     /// File with the service's audit public key (64 hex digits); may be repeated
     #[arg(long = "key", required = true, value_name = "FILE")]
     keys: Vec<PathBuf>,
-    /// Heads seen by an earlier check: they must still be there, so that a cut or replaced log is
-    /// noticed. Written anew when the check succeeds
+    /// Heads seen earlier, by a check or by `constellation node audit-head >> FILE`: they must still
+    /// be there, so that a cut or replaced log is noticed. Written anew when the check succeeds
     #[arg(long, value_name = "FILE")]
     heads: Option<PathBuf>,
 }
@@ -59,8 +60,8 @@ impl Verify {
             );
         }
         if let Some(path) = &self.heads {
-            let heads: Vec<&Head> = report.chains.iter().map(|chain| &chain.head).collect();
-            files::replace(path, serde_json::to_string_pretty(&heads)?.as_bytes())?;
+            let heads = report.chains.iter().map(|chain| encode_head(&chain.head));
+            files::replace(path, heads.collect::<Result<String>>()?.as_bytes())?;
         }
         output.print(&Verified::new(&report))
     }
@@ -69,9 +70,16 @@ impl Verify {
         let Some(path) = self.heads.as_ref().filter(|path| path.exists()) else {
             return Ok(Vec::new());
         };
-        serde_json::from_slice(&files::read(path)?)
+        Deserializer::from_slice(&files::read(path)?)
+            .into_iter()
+            .collect::<Result<_, _>>()
             .with_context(|| format!("read heads from `{}`", path.display()))
     }
+}
+
+/// A head as a line of a heads file.
+fn encode_head(head: &Head) -> Result<String> {
+    Ok(serde_json::to_string(head)? + "\n")
 }
 
 fn read_key(path: impl AsRef<Path>) -> Result<[u8; 32]> {
@@ -111,5 +119,64 @@ impl fmt::Display for Verified {
             "Log is whole: {} records in {} chains, {} lines not yet under a signed checkpoint",
             self.records, self.chains, self.unsigned
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use audit::{Chain, ChainId};
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use std::fs;
+
+    /// A log of two chains, its key file, and a heads file with the line that was appended for each.
+    fn log(folder: &Path) -> Verify {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let sign = |message: &[u8]| key.sign(message).as_ref().try_into().ok();
+        let chain = |id, previous| {
+            Chain::start(ChainId::from_random([id; 16]), "join-0", previous, sign).unwrap()
+        };
+        let (first, first_lines) = chain(1, None);
+        let (second, second_lines) = chain(2, first.head());
+        let heads = [first, second].map(|chain| encode_head(&chain.head().unwrap()).unwrap());
+        let path = |name: &str| folder.join(name);
+        fs::write(path("log"), [first_lines, second_lines].concat().concat()).unwrap();
+        fs::write(path("key"), hex::encode(key.public_key())).unwrap();
+        fs::write(path("heads"), heads.concat()).unwrap();
+        Verify {
+            logs: vec![path("log")],
+            keys: vec![path("key")],
+            heads: Some(path("heads")),
+        }
+    }
+
+    #[test]
+    fn a_chain_that_a_kept_head_names_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        log(folder.path()).run(OutputFormat::Json).unwrap();
+        let verify = log(folder.path());
+        let whole = fs::read_to_string(&verify.logs[0]).unwrap();
+        let first: Vec<&str> = whole.lines().take(2).collect();
+        fs::write(&verify.logs[0], first.join("\n") + "\n").unwrap();
+        let heads = fs::read(folder.path().join("heads")).unwrap();
+        assert!(verify.run(OutputFormat::Json).is_err());
+        assert_eq!(fs::read(folder.path().join("heads")).unwrap(), heads);
+    }
+
+    #[test]
+    fn the_heads_of_a_check_are_read_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        log(folder.path()).run(OutputFormat::Json).unwrap();
+        let heads = folder.path().join("heads");
+        let written = fs::read_to_string(&heads).unwrap();
+        assert_eq!(written.lines().count(), 2, "{written}");
+        let verify = || Verify {
+            logs: vec![folder.path().join("log")],
+            keys: vec![folder.path().join("key")],
+            heads: Some(heads.clone()),
+        };
+        verify().run(OutputFormat::Json).unwrap();
+        fs::write(&heads, written + "no head\n").unwrap();
+        assert!(verify().run(OutputFormat::Json).is_err());
     }
 }

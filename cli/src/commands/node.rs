@@ -202,9 +202,9 @@ impl Node {
                     .audit_head(AuditHeadRequest {})
                     .await
                     .map_err(refused)?;
-                output.print(&AuditHead {
-                    head: head.into_inner().head,
-                })
+                let head = serde_json::from_str(&head.into_inner().head)
+                    .context("answer of the join service: malformed head")?;
+                output.print(&AuditHead(head))
             }
         }
     }
@@ -281,13 +281,11 @@ impl fmt::Display for Done {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct AuditHead {
-    head: String,
-}
+struct AuditHead(audit::Head);
 
 impl fmt::Display for AuditHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.head)
+        f.write_str(&serde_json::to_string(&self.0).map_err(|_| fmt::Error)?)
     }
 }
 
