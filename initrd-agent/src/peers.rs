@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Sessions under way at a time (design, section 4).
+/// Sessions under way at a time: what a flood of endpoints or pushes costs at most.
 const MAX_DIALLED: usize = 8;
 const MAX_ACCEPTED: usize = 4;
 

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 /// The most addresses dialled: those of the endpoints, names with several addresses among them.
 pub const MAX_TARGETS: usize = 16;
 
-/// Pauses between two attempts on one address (design: 0.1 s to 5 s, jittered).
+/// Pauses between two attempts on one address (docs/agent.md).
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

@@ -16,8 +16,8 @@ use crate::{
     output::{OutputFormat, WithHint as _},
 };
 
-/// PCRs that the firmware fills before it starts any image (design: a false firmware can write
-/// every later one, so these are listed as well).
+/// PCRs that the firmware fills before it starts any image: a false firmware can write every
+/// later one, so these are listed as well.
 const FIRMWARE_PCRS: [u32; 4] = [0, 2, 3, 7];
 
 /// Compute the PCR values of an image's boot.

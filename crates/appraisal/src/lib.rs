@@ -36,5 +36,5 @@ pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};
 
 /// PCR 15, the latch: extended before any code of the real root runs, so zero means that no key
-/// was released in this boot yet (design, section 3).
+/// was released in this boot yet (docs/protocol.md, "The node").
 pub const LATCH_PCR: u32 = 15;

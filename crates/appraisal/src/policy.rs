@@ -13,7 +13,7 @@ use tpm::PcrSet;
 
 /// PCRs that every policy covers. Without 0, 2, 3 and 7 a false firmware could write all others;
 /// without 4, 9, 11, 12 and 13 the image would not be covered, 12 being where an added command line
-/// shows; 15 is the latch (design, section 3).
+/// shows; 15 is the latch.
 pub const REQUIRED_PCRS: [u32; 10] = [0, 2, 3, 4, 7, 9, 11, 12, 13, LATCH_PCR];
 /// PCR 16 and 23 can be reset by anybody, 17 to 22 by a dynamic launch.
 const FIRST_RESETTABLE: u32 = 16;

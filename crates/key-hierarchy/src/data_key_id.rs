@@ -77,7 +77,7 @@ impl DataKeyId {
         }
     }
 
-    /// HKDF's `info` (design of the derivation: crate docs).
+    /// HKDF's `info` (crate docs).
     pub(crate) fn info(&self) -> String {
         match self {
             Self::Cluster(ClusterKey::MeasurementSecret) => "key-measurementSecret".to_string(),

@@ -1,4 +1,4 @@
-//! Data keys, derived from the master secret (design, section 8).
+//! Data keys, derived from the master secret (docs/formats.md, "Cluster file").
 //!
 //! `DEK(id) = HKDF-SHA256(master secret, salt, "key-" + id, length)`, the derivation that volumes
 //! of earlier clusters were encrypted with, so that they stay readable. A [`DataKeyId`] is parsed

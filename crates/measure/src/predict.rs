@@ -50,7 +50,7 @@ pub struct UkiPcrs {
     pub pcr12: Register,
     /// System extensions: nothing.
     pub pcr13: Register,
-    /// The latch (design, section 3): zero until the agent extends it.
+    /// The latch: zero until the agent extends it.
     pub pcr15: Register,
 }
 

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 /// Length of the AES-GCM nonce. Each sealing takes a fresh random one.
 pub const NONCE_LEN: usize = 12;
 
-/// HKDF info of the key that seals headers (design, section 6).
+/// HKDF info of the key that seals headers (docs/state-disk.md).
 const SEALING_INFO: &[u8] = b"state-disk header v1";
 
 /// What a state disk's sealed header says. Made by the node that formats the disk, or by

@@ -14,10 +14,10 @@ use secret::DataKey;
 /// Length of a slot in bytes: the largest sector size of the devices we meet.
 pub const SLOT_LEN: usize = 4096;
 
-/// Byte offsets of the slots on the disk (design, section 6).
+/// Byte offsets of the slots on the disk (docs/state-disk.md).
 pub const SLOT_OFFSETS: [u64; 2] = [0, 64 * 1024];
 
-/// Byte offset from which dm-integrity owns the disk (design, section 6).
+/// Byte offset from which dm-integrity owns the disk (docs/state-disk.md).
 pub const DATA_OFFSET: u64 = 16 * 1024 * 1024;
 
 /// Preamble, body and tag; the rest of a slot is zero. Below 512, so that a write of a slot

@@ -10,7 +10,8 @@ use crate::{
 };
 use alloc::{format, string::String, vec::Vec};
 
-/// Bits that must be set (design, section 7).
+/// Bits that must be set: the key was made in this TPM, stays there, and signs only what the TPM itself
+/// made.
 const REQUIRED: u32 = attribute::FIXED_TPM
     | attribute::FIXED_PARENT
     | attribute::SENSITIVE_DATA_ORIGIN

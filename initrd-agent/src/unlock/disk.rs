@@ -17,7 +17,7 @@ use state_disk::{
 };
 use std::path::{Path, PathBuf};
 
-/// PCR of the latch (design, section 3): not resettable, zero until the disk is unlocked.
+/// PCR of the latch: not resettable, zero until the disk is unlocked.
 const LATCH: u32 = 15;
 
 /// The devices of this machine.
