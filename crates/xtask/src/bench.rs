@@ -6,7 +6,7 @@ use crate::tool::Tool;
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +22,9 @@ const PACKAGES: [&str; 6] = [
     "qemu-tests",
     "xtask",
 ];
+
+/// Where our programs come from, for the message when one is missing.
+const OWN: &str = "(none: built from this repository)";
 
 /// Arguments of `xtask bench`.
 #[derive(clap::Args, Debug)]
@@ -42,7 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if wanted("boots") || wanted("clevis") {
         build_images(&target)?;
     }
-    let mut bench = Tool::new("target/release/bench", "none: it is our own")
+    let mut bench = Tool::new("target/release/bench", OWN)
         .args(["run", "--out"])
         .arg(&args.out);
     for group in &args.only {
@@ -83,9 +86,8 @@ fn build_images(target: &Path) -> anyhow::Result<()> {
 }
 
 fn image(more: &[&Path]) -> anyhow::Result<()> {
-    let own = env::current_exe()?;
-    let own = own.to_str().context("our own path is no UTF-8")?;
-    let tool = Tool::new(own, "none: it is our own");
+    // Not this very file: the build before may have replaced it.
+    let tool = Tool::new("target/release/xtask", OWN);
     let described = tool
         .args(["image", "--profile", "probe"])
         .args(more)
