@@ -46,12 +46,6 @@ impl Shutdown {
         // An error means that the trigger is gone, and with it everybody who could keep us running.
         let _trigger_gone = receiver.wait_for(|requested| *requested).await;
     }
-
-    /// Whether shutdown was requested.
-    #[must_use]
-    pub fn is_requested(&self) -> bool {
-        *self.0.borrow() || self.0.has_changed().is_err()
-    }
 }
 
 impl Trigger {
@@ -64,16 +58,18 @@ impl Trigger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::timeout;
 
     #[tokio::test]
     async fn every_clone_learns_of_a_request() {
         let (trigger, shutdown) = Shutdown::new();
         let other = shutdown.clone();
-        assert!(!shutdown.is_requested());
+        let early = timeout(Duration::ZERO, shutdown.requested()).await;
+        assert!(early.is_err());
         trigger.request();
         shutdown.requested().await;
         other.requested().await;
-        assert!(other.is_requested());
     }
 
     #[tokio::test]
@@ -81,6 +77,5 @@ mod tests {
         let (trigger, shutdown) = Shutdown::new();
         drop(trigger);
         shutdown.requested().await;
-        assert!(shutdown.is_requested());
     }
 }

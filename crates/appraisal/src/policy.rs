@@ -8,7 +8,6 @@ use crate::{
     error::{LoadError, rule},
 };
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
-use evidence::EvidenceKind;
 use tpm::PcrSet;
 
 /// PCRs that every policy covers. Without 0, 2, 3 and 7 a false firmware could write all others;
@@ -72,12 +71,6 @@ impl Policy {
     #[must_use]
     pub const fn serial(&self) -> u64 {
         self.serial
-    }
-
-    /// Whether evidence of this kind is appraised at all.
-    #[must_use]
-    pub const fn accepts(&self, kind: EvidenceKind) -> bool {
-        matches!(kind, EvidenceKind::Tpm)
     }
 
     /// The PCRs to quote, ascending: what an admitter's hello asks for.

@@ -13,10 +13,10 @@
 //!
 //! - One appended line is durable (`fdatasync`) before whatever it records happens.
 //! - A file is preallocated when it is created (`fallocate` with `FALLOC_FL_KEEP_SIZE`, so that its
-//!   length still is the length of the log), and the next file before this one is full. A full
-//!   file system then stops a rotation, which the operator sees in metrics and health, while
-//!   [`RESERVED_LINES`] releases still find room: a full log does not stop every boot at once.
-//! - When even the reserve is used up, nothing is released: no line, no key. The service says
+//!   length still is the length of the log), and the next file as soon as this one is begun. When
+//!   the file system has no room for the next one, the operator sees it in metrics and health,
+//!   while this one still takes lines: a full disk does not stop every boot at once.
+//! - When this one takes no more either, nothing is released: no line, no key. The service says
 //!   "unavailable", which nodes retry.
 //! - At start the writer reads the last complete line with [`last_head`] and passes it to
 //!   [`Chain::start`], so that chains of one file hang together. A torn last line, without line
@@ -39,6 +39,3 @@ pub use chain::{AppendError, Chain, ChainId, Checkpoint, Head};
 pub use line::{Entry, MAX_LINE};
 pub use record::{Action, Check, Outcome, Record, RecordEvent, Text};
 pub use verify::{ChainReport, Fault, Flaw, Report, last_head, verify};
-
-/// How many lines the writer keeps room for beyond the point where it reports the log as full.
-pub const RESERVED_LINES: usize = 4096;

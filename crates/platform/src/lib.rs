@@ -33,8 +33,6 @@ pub mod modules;
 
 pub mod mount;
 
-pub mod wipe;
-
 pub mod switch_root;
 
 pub mod power;

@@ -14,7 +14,7 @@ mod transport;
 use crate::random::{self, RandomError};
 use commands::{Handle, Tpm};
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
-use std::{collections::BTreeMap, io, path::Path};
+use std::{io, path::Path};
 use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet};
 use zeroize::Zeroizing;
 
@@ -185,14 +185,6 @@ impl TpmAttester {
     pub fn extend(&mut self, pcr: u32, digest: &[u8; 32]) -> Result<(), TpmError> {
         pcr_set(&[pcr])?;
         self.tpm.pcr_extend(pcr, digest)
-    }
-
-    /// Reads PCRs of the SHA-256 bank.
-    ///
-    /// # Errors
-    /// If `pcrs` is empty or names a PCR above 23, or a command fails.
-    pub fn read_pcrs(&mut self, pcrs: &[u32]) -> Result<BTreeMap<u32, [u8; 32]>, TpmError> {
-        self.tpm.pcr_read(pcr_set(pcrs)?)
     }
 }
 
