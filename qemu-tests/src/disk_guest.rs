@@ -186,7 +186,8 @@ fn agent(initrd: &Path) -> Result<Vec<u8>> {
 
 /// Builds `disk-test` for the initial RAM disk.
 fn program() -> Result<PathBuf> {
-    let mut cargo = Command::new(env!("CARGO"));
+    // By its name, so that rustup takes the toolchain of this workspace.
+    let mut cargo = Command::new("cargo");
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(""));
     cargo.args(["build", "--quiet", "--release", "--target", MUSL]);
     cargo.args(["-p", "platform", "--example", "disk-test", "--target-dir"]);
