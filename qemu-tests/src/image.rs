@@ -69,16 +69,6 @@ impl Image {
         packages.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub")
     }
 
-    /// The static busybox of the root. Debian moves it from `bin` to `usr/bin`.
-    pub fn busybox(&self) -> PathBuf {
-        let package = self.dir.join("../packages/busybox-static");
-        let moved = package.join("usr/bin/busybox");
-        if moved.exists() {
-            return moved;
-        }
-        package.join("bin/busybox")
-    }
-
     /// The folder of all of it.
     pub fn dir(&self) -> &Path {
         &self.dir

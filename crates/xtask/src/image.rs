@@ -2,7 +2,8 @@
 //!
 //! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
 //! `root.img` (erofs and its hash tree), `disk.img` (both as GPT partitions), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
-//! for a boot without firmware) and `image.json`, which says what went in.
+//! for a boot without firmware) and `image.json`, which says what went in. The test profile has
+//! `second-request` beside them, a program for a disk.
 
 mod cpio;
 mod disk;
@@ -23,6 +24,9 @@ use std::{
 };
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// What tests run in the booted root of the test image, from a disk; no part of the image.
+const GUEST_PROGRAM: &str = "second-request";
 
 /// Path of the stub in its package.
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
@@ -88,6 +92,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         stub: &args.stub.clone().unwrap_or_else(packaged),
     };
     image.build(&out)?;
+    if args.profile == Profile::Test {
+        let program = build_static(Path::new("target"), "guest-attester", GUEST_PROGRAM)?;
+        fs::copy(program, out.join(GUEST_PROGRAM))?;
+    }
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
     if args.check_reproducible {
         let again = target.join(format!("{name}.again"));
@@ -113,29 +121,13 @@ impl Profile {
         }
     }
 
-    /// Builds the program that becomes `/init`: alone, so that nothing else's features get in.
+    /// Builds the program that becomes `/init`.
     fn build_init(self, target: &Path) -> anyhow::Result<PathBuf> {
         let package = match self {
             Self::Release | Self::Test => "initrd-agent",
             Self::Probe => "probe-init",
         };
-        Tool::new("cargo", "rustup")
-            .args([
-                "build",
-                "--profile",
-                "agent",
-                "--target",
-                MUSL,
-                "-p",
-                package,
-            ])
-            .arg("--target-dir")
-            .arg(target)
-            .env("CARGO_ENCODED_RUSTFLAGS", remap_cargo_home()?)
-            // docs/decisions/0006-no-jitter-entropy.md
-            .env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")
-            .run()?;
-        Ok(target.join(MUSL).join("agent").join(package))
+        build_static(target, package, package)
     }
 
     fn root_init(self) -> String {
@@ -151,6 +143,20 @@ impl Profile {
             }
         }
     }
+}
+
+/// Builds a static program of a package: alone, so that nothing else's features get in.
+fn build_static(target: &Path, package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    Tool::new("cargo", "rustup")
+        .args(["build", "--profile", "agent", "--target", MUSL])
+        .args(["-p", package, "--bin", program])
+        .arg("--target-dir")
+        .arg(target)
+        .env("CARGO_ENCODED_RUSTFLAGS", remap_cargo_home()?)
+        // docs/decisions/0006-no-jitter-entropy.md
+        .env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")
+        .run()?;
+    Ok(target.join(MUSL).join("agent").join(program))
 }
 
 /// The Debian packages that an image is made of, fetched and unpacked.

@@ -89,13 +89,15 @@ impl Tier {
     }
 }
 
-/// One tier a test file of `qemu-tests`, in the order of their names. The machines take both cores,
-/// so a tier runs alone and the harness bounds the machines at a time.
+/// One tier a test program of `qemu-tests`, a file or a folder with a `main.rs`, in the order of
+/// their names. The machines take both cores, so a tier runs alone and the harness bounds the
+/// machines at a time.
 fn machine_tiers(root: &Path) -> anyhow::Result<Vec<Tier>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(root.join("qemu-tests/tests")).context("list the machine tests")? {
         let path = entry.context("list the machine tests")?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        let is_file = path.extension().is_some_and(|extension| extension == "rs");
+        if is_file || path.join("main.rs").is_file() {
             names.extend(
                 path.file_stem()
                     .and_then(|stem| stem.to_str())
