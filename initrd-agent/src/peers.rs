@@ -122,12 +122,6 @@ impl Peers {
         self.targets.set(addresses, self.clock.elapsed());
     }
 
-    /// Whether there is nobody to dial.
-    #[must_use]
-    pub const fn has_nobody_to_dial(&self) -> bool {
-        self.targets.is_empty()
-    }
-
     /// Listens for pushes on `port`, over IPv4 and IPv6; gives the port.
     ///
     /// # Errors

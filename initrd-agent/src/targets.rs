@@ -39,12 +39,6 @@ impl Targets {
         }
     }
 
-    /// Whether there is nobody to dial.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The address that has waited longest, if one is due; it is under way then.
     pub fn dial(&mut self, now: Duration) -> Option<SocketAddr> {
         let due = |target: &&mut Target| target.due.is_some_and(|due| due <= now);
