@@ -42,16 +42,22 @@ impl Class {
             _ => Self::Internal,
         }
     }
-}
 
-impl core::fmt::Display for Class {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
+    /// The name, as logs and metrics have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Internal => "internal",
             Self::Malformed => "malformed",
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",
-        })
+        }
+    }
+}
+
+impl core::fmt::Display for Class {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -84,12 +84,7 @@ impl Failure {
     /// The class as the audit log says it.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
-        match self.class() {
-            Class::Internal => Outcome::Internal,
-            Class::Malformed => Outcome::Malformed,
-            Class::Refused => Outcome::Refused,
-            Class::Unavailable => Outcome::Unavailable,
-        }
+        outcome(self.class())
     }
 }
 
@@ -99,6 +94,16 @@ impl From<DecisionError> for Failure {
             DecisionError::Refused(refusal) => Self::Refused(refusal),
             DecisionError::Store(error) => Self::Store(error),
         }
+    }
+}
+
+/// A class as the audit log says it.
+pub(crate) const fn outcome(class: Class) -> Outcome {
+    match class {
+        Class::Internal => Outcome::Internal,
+        Class::Malformed => Outcome::Malformed,
+        Class::Refused => Outcome::Refused,
+        Class::Unavailable => Outcome::Unavailable,
     }
 }
 

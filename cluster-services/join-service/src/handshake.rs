@@ -1,6 +1,6 @@
 //! The front door: limits first, then attested TLS, then a peer that was appraised.
 
-use crate::config::LimitConfig;
+use crate::{config::LimitConfig, failure::outcome};
 use api::Class;
 use appraisal::{
     AppraisalError, Appraised, Appraiser, AttesterIdentity, ChallengedAk, CredentialSecret,
@@ -10,7 +10,7 @@ use attested_tls::{
     AcceptedAttester, Admitter, AdmitterTerms, AppraisalRequest, AttestedStream, ChallengeRequest,
     FailedCheck, HandshakeError, OwnerProofRequest, Refusal, SessionError, SetupError, TlsEnd,
 };
-use audit::{Action, Check, Outcome, RecordEvent, Text};
+use audit::{Action, Check, RecordEvent, Text};
 use aws_lc_rs::rand;
 use evidence::{AdmissionPath, Evidence, TpmChallenge};
 use owner::{AdmissionKey, OwnerProof};
@@ -112,12 +112,12 @@ impl Accept<TcpStream, IpAddr> for Door {
 fn report(error: &HandshakeError, source: IpAddr) {
     match error {
         HandshakeError::Session(SessionError::RefusedPeer(refusal)) => {
-            count(label(refusal.class));
+            count(refusal.class.as_str());
             // The desk said in the log and in the audit log which checks failed.
             tracing::warn!(peer = %source, class = %refusal.class, "node refused");
         }
         HandshakeError::Session(session) => {
-            count(label(session.class()));
+            count(session.class().as_str());
             tracing::info!(peer = %source, error = %Chain(error), "handshake failed");
         }
         _ => {
@@ -164,14 +164,14 @@ impl Desk {
         attester: Option<&AttesterIdentity>,
         error: &AppraisalError,
     ) -> Refusal {
-        let (class, outcome) = match error.class() {
-            ErrorClass::Internal => (Class::Internal, Outcome::Internal),
-            ErrorClass::Malformed => (Class::Malformed, Outcome::Malformed),
-            ErrorClass::Refused => (Class::Refused, Outcome::Refused),
+        let class = match error.class() {
+            ErrorClass::Internal => Class::Internal,
+            ErrorClass::Malformed => Class::Malformed,
+            ErrorClass::Refused => Class::Refused,
         };
         let claimed = attester.map(ToString::to_string).unwrap_or_default();
         tracing::warn!(%path, attester = claimed, error = %Chain(error), "appraisal refused");
-        let mut event = RecordEvent::new(Action::Refusal, outcome, "attestation");
+        let mut event = RecordEvent::new(Action::Refusal, outcome(class), "attestation");
         event.path = Some(Text::from_display(path));
         let proven = attester.filter(|_| error.is_by_proven_attester());
         event.attester = proven.map(Text::from_display);
@@ -262,15 +262,6 @@ impl attested_tls::Appraiser for Desk {
 
     fn prove(&self, request: &OwnerProofRequest) -> OwnerProof {
         self.key.prove(request.side, &request.binding)
-    }
-}
-
-const fn label(class: Class) -> &'static str {
-    match class {
-        Class::Internal => "internal",
-        Class::Malformed => "malformed",
-        Class::Refused => "refused",
-        Class::Unavailable => "unavailable",
     }
 }
 
