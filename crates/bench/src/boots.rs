@@ -98,13 +98,11 @@ impl Lab {
         floor_config.boot = Boot::Firmware { uki: floor };
         let mut rejoins = Rejoins::default();
         for turn in 0..BOOTS {
-            let mut machine = floor_config.start(&format!("floor.{turn}"))?;
-            let line = machine.console.expect(POWER_DOWN, PATIENCE)?;
-            rejoins.floors.push(line.at.as_secs_f64());
-            machine.wait_off(PATIENCE)?;
-            let mut machine = node.start(&format!("rejoin.{turn}"))?;
-            unlock(&mut machine)?;
-            rejoins.add(&machine)?;
+            let floor = floor_config.start(&format!("floor.{turn}"))?;
+            rejoins.floors.push(power_down(floor)?);
+            let mut rejoin = node.start(&format!("rejoin.{turn}"))?;
+            unlock(&mut rejoin)?;
+            rejoins.add(&rejoin)?;
         }
         Ok(rejoins)
     }
@@ -134,6 +132,13 @@ impl Lab {
         let config = MachineConfig::new(&self.workspace, self.accelerator, boot);
         Node::new(name, config, &self.image, &self.site, &self.authority)
     }
+}
+
+/// Seconds until init powers off. The machine ends here: the next one needs its place.
+fn power_down(mut machine: Machine) -> Result<f64> {
+    let line = machine.console.expect(POWER_DOWN, PATIENCE)?;
+    machine.wait_off(PATIENCE)?;
+    Ok(line.at.as_secs_f64())
 }
 
 /// The boot goes all the way: the agent unlocks, the real root writes and powers off.
