@@ -24,6 +24,7 @@ services: setup
 	cargo build -p join-service -p key-service -p constellation-cli
 
 demo: image services
+	cargo build --quiet -p qemu-tests --bins
 	cargo run --quiet -p qemu-tests --bin demo
 
 test: image services
