@@ -30,6 +30,7 @@ mod record;
 mod refusal;
 mod request;
 mod server;
+mod settle;
 mod store;
 
 pub use plan::{ForeignAppraisal, Grant, Persisted, Plan, Release, Ticket};
@@ -37,6 +38,7 @@ pub use record::{BootId, NodeRecord, RecordState, Timestamp, TombstoneCause};
 pub use refusal::{Refusal, RefusalClass};
 pub use request::{Adoption, Context, OperatorAction, Peer, Request};
 pub use server::{Step, decide, operate};
+pub use settle::{Objects, Unsettled, settle};
 pub use store::{
     BootClaim, Claim, ControlPlaneEntry, InitEntry, Key, Snapshot, Value, Write, WriteOutcome,
 };

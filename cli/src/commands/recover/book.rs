@@ -2,7 +2,7 @@
 
 use admission::{
     BootId, Claim, Key, NodeRecord, Persisted, RecordState, Refusal, Snapshot, Step, Timestamp,
-    TombstoneCause, Value, WriteOutcome,
+    TombstoneCause, Unsettled, Value, settle,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::{
@@ -17,9 +17,6 @@ use crate::{
     output::WithHint as _,
     records::{NodeState, Record, Records},
 };
-
-/// No decision of the core takes more rounds of reading and writing; one that does is a bug.
-const MAX_ROUNDS: usize = 16;
 
 /// The records of a cluster, and what this run of the command adds to them.
 #[derive(Debug)]
@@ -56,35 +53,14 @@ impl Book {
         &mut self,
         decide: impl Fn(&Snapshot) -> Result<Step, Refusal>,
     ) -> Result<Result<Persisted, Refusal>> {
-        let mut snapshot = Snapshot::new();
-        for _ in 0..MAX_ROUNDS {
-            match decide(&snapshot) {
-                Ok(Step::Ready(plan)) => {
-                    self.save()?;
-                    return Ok(Ok(plan.persisted()));
-                }
-                Ok(Step::Read(keys)) => {
-                    for key in keys {
-                        let value = self.objects.get(&key).cloned();
-                        snapshot.insert(key, value);
-                    }
-                }
-                Ok(Step::Write(writes)) => {
-                    for write in writes {
-                        match write.against(self.objects.get(&write.key)) {
-                            WriteOutcome::Apply => {
-                                drop(self.objects.insert(write.key, write.value))
-                            }
-                            WriteOutcome::Equal => {}
-                            WriteOutcome::Conflict => bail!("internal: a conflict without a rival"),
-                        }
-                    }
-                    snapshot = Snapshot::new();
-                }
-                Err(refusal) => return Ok(Err(refusal)),
+        match settle(&mut self.objects, decide) {
+            Ok(plan) => {
+                self.save()?;
+                Ok(Ok(plan.persisted()))
             }
+            Err(Unsettled::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Unsettled::Store(never)) => match never {},
         }
-        bail!("internal: a decision that never ends")
     }
 
     /// Appends an event to the audit file beside the records, durably.

@@ -1,8 +1,8 @@
 //! The one writer: batches of decisions, each batch one durable transaction.
 
 use super::{DecisionError, OBJECTS, StoreError, fail};
-use admission::{Key, Persisted, Plan, Refusal, Snapshot, Step, Value, Write, WriteOutcome};
-use redb::{Database, ReadableTable, Table};
+use admission::{Key, Objects, Persisted, Plan, Refusal, Snapshot, Step, Unsettled, Value, settle};
+use redb::{Database, ReadableTable, StorageError, Table};
 use std::{
     iter,
     sync::{Arc, mpsc::Receiver},
@@ -28,14 +28,9 @@ pub(super) enum Request {
 /// the next batch, so this bounds a transaction's size and nothing else.
 const BATCH: usize = 256;
 
-/// Rounds of one decision. The longest of the core has three; more than this is a bug.
-const MAX_ROUNDS: usize = 32;
-
 pub(super) struct Writer {
     database: Arc<Database>,
 }
-
-type Objects<'a> = Table<'a, &'static str, &'static [u8]>;
 
 /// A decision, made but not durable yet.
 type Decision = Result<Box<Plan>, Refusal>;
@@ -71,14 +66,14 @@ impl Writer {
     /// Makes all decisions of a batch in one transaction, which is durable when this returns `Ok`.
     fn transact(&self, batch: &[Job]) -> Result<Vec<Decision>, redb::Error> {
         let transaction = self.database.begin_write()?;
-        let mut dirty = false;
-        let mut decisions = Vec::with_capacity(batch.len());
-        {
-            let mut objects = transaction.open_table(OBJECTS)?;
-            for job in batch {
-                decisions.push(settle(&job.decide, &mut objects, &mut dirty)?);
-            }
-        }
+        let (decisions, dirty) = {
+            let mut objects = Batch {
+                table: transaction.open_table(OBJECTS)?,
+                dirty: false,
+            };
+            let decisions = batch.iter().map(|job| decide(&job.decide, &mut objects));
+            (decisions.collect::<Result<_, _>>()?, objects.dirty)
+        };
         if dirty {
             transaction.commit()?;
         } else {
@@ -105,71 +100,58 @@ fn answer(batch: Vec<Job>, decisions: Result<Vec<Decision>, StoreError>) {
     }
 }
 
-/// Drives the core until it has a plan or refuses (`admission::Step` has the loop).
-fn settle(
-    decide: &Decide,
-    objects: &mut Objects<'_>,
-    dirty: &mut bool,
-) -> Result<Decision, redb::Error> {
-    let mut snapshot = Snapshot::new();
-    for _ in 0..MAX_ROUNDS {
-        match decide(&snapshot) {
-            Ok(Step::Ready(plan)) => return Ok(Ok(plan)),
-            Ok(Step::Read(keys)) => {
-                for key in keys {
-                    match read(objects, &key)? {
-                        Ok(value) => snapshot.insert(key, value),
-                        Err(corrupt) => return Ok(Err(corrupt)),
-                    }
-                }
-            }
-            Ok(Step::Write(writes)) => {
-                for write in writes {
-                    match apply(objects, &write)? {
-                        Ok(WriteOutcome::Apply) => *dirty = true,
-                        Ok(WriteOutcome::Equal) => {}
-                        Ok(WriteOutcome::Conflict) => break,
-                        Err(corrupt) => return Ok(Err(corrupt)),
-                    }
-                }
-                snapshot = Snapshot::new();
-            }
-            Err(refusal) => return Ok(Err(refusal)),
-        }
+/// Drives the core until it has a plan or refuses.
+fn decide(decide: &Decide, objects: &mut Batch<'_>) -> Result<Decision, redb::Error> {
+    match settle(objects, decide) {
+        Ok(plan) => Ok(Ok(plan)),
+        Err(Unsettled::Refused(refusal)) => Ok(Err(refusal)),
+        Err(Unsettled::Store(Fault::Corrupt(refusal))) => Ok(Err(refusal)),
+        Err(Unsettled::Store(Fault::Database(error))) => Err(error),
     }
-    Ok(Err(Refusal::StoreCorrupt {
-        key: "a decision that never ends".into(),
-    }))
 }
 
-fn apply(
-    objects: &mut Objects<'_>,
-    write: &Write,
-) -> Result<Result<WriteOutcome, Refusal>, redb::Error> {
-    let stored = match read(objects, &write.key)? {
-        Ok(stored) => stored,
-        Err(corrupt) => return Ok(Err(corrupt)),
-    };
-    let outcome = write.against(stored.as_ref());
-    if outcome == WriteOutcome::Apply {
-        let Ok(value) = serde_json::to_vec(&write.value) else {
-            return Ok(Err(corrupt(&write.key)));
+/// The objects of the store in the transaction of a batch.
+struct Batch<'a> {
+    table: Table<'a, &'static str, &'static [u8]>,
+    /// Whether there is anything to commit.
+    dirty: bool,
+}
+
+/// Why an object cannot be read or written: one bad object refuses one decision, a database that
+/// fails fails the batch.
+enum Fault {
+    Corrupt(Refusal),
+    Database(redb::Error),
+}
+
+impl From<StorageError> for Fault {
+    fn from(error: StorageError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl Objects for Batch<'_> {
+    type Error = Fault;
+
+    fn get(&self, key: &Key) -> Result<Option<Value>, Fault> {
+        let Some(stored) = self.table.get(key.to_string().as_str())? else {
+            return Ok(None);
         };
-        objects.insert(write.key.to_string().as_str(), value.as_slice())?;
+        let value = serde_json::from_slice(stored.value());
+        value.map(Some).map_err(|_| corrupt(key))
     }
-    Ok(Ok(outcome))
+
+    fn put(&mut self, key: &Key, value: Value) -> Result<(), Fault> {
+        let value = serde_json::to_vec(&value).map_err(|_| corrupt(key))?;
+        self.table
+            .insert(key.to_string().as_str(), value.as_slice())?;
+        self.dirty = true;
+        Ok(())
+    }
 }
 
-fn read(objects: &Objects<'_>, key: &Key) -> Result<Result<Option<Value>, Refusal>, redb::Error> {
-    let Some(stored) = objects.get(key.to_string().as_str())? else {
-        return Ok(Ok(None));
-    };
-    let value = serde_json::from_slice(stored.value());
-    Ok(value.map(Some).map_err(|_| corrupt(key)))
-}
-
-fn corrupt(key: &Key) -> Refusal {
-    Refusal::StoreCorrupt {
+fn corrupt(key: &Key) -> Fault {
+    Fault::Corrupt(Refusal::StoreCorrupt {
         key: key.to_string(),
-    }
+    })
 }

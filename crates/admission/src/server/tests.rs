@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     ControlPlaneEntry, Grant, NodeRecord, RecordState, Release, Timestamp, TombstoneCause,
-    WriteOutcome, refusal::RefusalClass, store::InitEntry,
+    Unsettled, refusal::RefusalClass, settle, store::InitEntry,
 };
 use alloc::{collections::BTreeMap, format, string::String};
 use appraisal::AttesterIdentity;
@@ -19,27 +19,12 @@ struct Store(BTreeMap<Key, Value>);
 impl Store {
     fn drive(
         &mut self,
-        mut decide: impl FnMut(&Snapshot) -> Result<Step, Refusal>,
+        decide: impl Fn(&Snapshot) -> Result<Step, Refusal>,
     ) -> Result<Grant, Refusal> {
-        let mut snapshot = Snapshot::new();
-        loop {
-            match decide(&snapshot)? {
-                Step::Read(keys) => {
-                    for key in keys {
-                        let value = self.0.get(&key).cloned();
-                        snapshot.insert(key, value);
-                    }
-                }
-                Step::Write(writes) => {
-                    for write in writes {
-                        let outcome = write.against(self.0.get(&write.key));
-                        assert_eq!(outcome, WriteOutcome::Apply, "{}", write.key);
-                        self.0.insert(write.key, write.value);
-                    }
-                    snapshot = Snapshot::new();
-                }
-                Step::Ready(plan) => return Ok(plan.persisted().audited()),
-            }
+        match settle(&mut self.0, decide) {
+            Ok(plan) => Ok(plan.persisted().audited()),
+            Err(Unsettled::Refused(refusal)) => Err(refusal),
+            Err(Unsettled::Store(never)) => match never {},
         }
     }
 
