@@ -398,7 +398,10 @@ fn a_changed_pcr_is_named_and_the_latch_holds_until_the_power_is_cut() {
     };
     assert_eq!(image, "blank");
     assert_eq!(pcrs.iter().map(|pcr| pcr.pcr).collect::<Vec<_>>(), [11]);
-    assert_eq!(pcrs[0].got.0, first.quote(&[0; 32], &[11]).unwrap().pcrs[&11]);
+    assert_eq!(
+        pcrs[0].got.0,
+        first.quote(&[0; 32], &[11]).unwrap().pcrs[&11]
+    );
     assert_eq!(refused.checks()[0].expected, "0".repeat(64));
 
     // What the TPM quoted may not be papered over with other values.
