@@ -69,6 +69,11 @@ impl Image {
         packages.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub")
     }
 
+    /// The static program that asks for a second key in the booted root; beside the test image only.
+    pub fn second_request(&self) -> PathBuf {
+        self.dir.join("second-request")
+    }
+
     /// The folder of all of it.
     pub fn dir(&self) -> &Path {
         &self.dir
