@@ -34,7 +34,9 @@ impl Command {
 /// Make a CA and one certificate for each service.
 #[derive(Args, Debug)]
 pub(crate) struct New {
-    /// Directory for `ca.pem`, `key-service.{pem,key}` and `join-service.{pem,key}`; none may exist
+    /// Directory for `ca.pem`, `key-service.{pem,key}` and `join-service.{pem,key}`; none may exist.
+    /// The keys are written in the clear, mode 0600: give a directory on tmpfs, and move them into
+    /// systemd credentials
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Address of the key service, for its certificate; may be repeated
