@@ -1,6 +1,6 @@
 //! `constellation audit`: whether an audit log is still what the service wrote.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use audit::{Head, Report};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -55,9 +55,13 @@ impl Verify {
         }
         let report = audit::verify(text.lines(), &keys, &known);
         if let Some(fault) = &report.fault {
-            return Err(anyhow::anyhow!("{fault}")).hint(
+            return Err(anyhow!("{fault}")).hint(
                 "keep the file as evidence; lines before the one named are as they were written",
             );
+        }
+        if report.chains.is_empty() {
+            return Err(anyhow!("no line: expected at least one chain"))
+                .hint("a service begins its log with a chain, so this one was cut off whole");
         }
         if let Some(path) = &self.heads {
             let heads = report.chains.iter().map(|chain| encode_head(&chain.head));
@@ -161,6 +165,18 @@ mod tests {
         let heads = fs::read(folder.path().join("heads")).unwrap();
         assert!(verify.run(OutputFormat::Json).is_err());
         assert_eq!(fs::read(folder.path().join("heads")).unwrap(), heads);
+    }
+
+    #[test]
+    fn an_empty_log_is_not_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let verify = Verify {
+            heads: None,
+            ..log(folder.path())
+        };
+        fs::write(&verify.logs[0], "").unwrap();
+        let error = verify.run(OutputFormat::Json).unwrap_err();
+        assert!(format!("{error:#}").contains("no line"), "{error:#}");
     }
 
     #[test]
