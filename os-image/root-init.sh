@@ -12,6 +12,21 @@ finish() {
 state=/var/lib/constellation
 say "start hand_off=$(busybox test -f /run/constellation/handoff.json && busybox echo yes || busybox echo no)"
 busybox mount -t ext4 -o noatime /dev/mapper/constellation-state "$state" || finish mount-failed
+# Reads of the bare device were not to run ahead into sectors that nobody wrote; a file system's may.
+device=$(busybox readlink -f /dev/mapper/constellation-state)
+busybox echo 128 >"/sys/block/${device##*/}/queue/read_ahead_kb"
+# The tripwire of docs/state-disk.md: the generation of the header is kept in the file system too.
+header=$(busybox sed -n 's/.*"generation":\([0-9]*\).*/\1/p' /run/constellation/handoff.json)
+data=$(busybox cat "$state/generation" 2>/dev/null || busybox echo 0)
+if [ "$data" -ge "$header" ]; then
+    say "tripwire header=$header data=$data: the header is older than the data"
+    finish rolled-back
+elif [ "$data" -lt $((header - 1)) ]; then
+    say "tripwire header=$header data=$data: old data, or boots that ended before the data was reached"
+fi
+busybox echo "$header" >"$state/generation.new" || finish write-failed
+busybox sync "$state/generation.new" || finish sync-failed
+busybox mv "$state/generation.new" "$state/generation" || finish write-failed
 counter=$(busybox cat "$state/counter" 2>/dev/null || busybox echo 0)
 counter=$((counter + 1))
 busybox echo "$counter" >"$state/counter.new" || finish write-failed

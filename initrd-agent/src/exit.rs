@@ -86,7 +86,7 @@ exit_reasons! {
     Network = 30, "network", Reboot;
     /// No state disk appeared.
     StateDiskMissing = 40, "state-disk-missing", Reboot;
-    /// The state disk cannot be one: too small, or in use.
+    /// The state disk cannot be one: too small, in use, or it holds data of somebody else.
     StateDiskUnusable = 41, "state-disk-unusable", PowerOff;
     /// The state disk could not be read or written.
     StateDiskFailed = 42, "state-disk-failed", Reboot;

@@ -18,7 +18,7 @@ pub mod exit {
     /// The root file system does not match the measured root hash.
     pub const ROOT_REFUSED: u32 = 21;
     /// The state disk is neither blank nor a state disk.
-    pub const STATE_DISK_MALFORMED: u32 = 41;
+    pub const STATE_DISK_UNUSABLE: u32 = 41;
     /// A server that acts for the owner refused the node.
     pub const REFUSED: u32 = 51;
     /// The header does not open with the released key.

@@ -64,14 +64,14 @@ fn the_counter_survives_five_reboots() -> Result<()> {
 
 #[test]
 fn a_flipped_bit_of_any_header_field_is_refused() -> Result<()> {
-    use exit::{HEADER_REFUSED, HEADER_TOO_OLD, REFUSED};
+    use exit::{HEADER_REFUSED, HEADER_TOO_OLD, REFUSED, STATE_DISK_UNUSABLE};
     let scenario = Scenario::direct("header-bits")?;
     let node = scenario.node("worker-0")?;
     node.start("join")?.expect_unlocked(1)?;
     // Offsets of `docs/state-disk.md`; both slots hold the same generation, so both are changed.
     // Without the form of a header the disk asks to join, and its active record refuses that.
     let fields: [(&str, u64, u8, &[u32]); 11] = [
-        ("magic", 0, 1, &[REFUSED]),
+        ("magic", 0, 1, &[STATE_DISK_UNUSABLE]),
         ("version", 8, 2, &[REFUSED]),
         ("flags", 10, 1, &[REFUSED]),
         ("key-version", 12, 2, &[REFUSED, HEADER_REFUSED]),
@@ -142,12 +142,25 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
 
     first.start("own-disk")?.expect_unlocked(3)?;
 
-    // Last, because a copy that gets as far as its Commit leaves the original behind its record.
     let cut = first.state.copy_to(&scenario.workspace.file("cut.raw"))?;
     let half = std::fs::File::options().write(true).open(cut.path())?;
     half.set_len(512 * 1024 * 1024)?;
-    let refused = [exit::HEADER_REFUSED, exit::MAPPING_DIFFERS, exit::MAPPING];
-    with_disk(&cut).start("truncated")?.expect_exit(&refused)?;
+    with_disk(&cut)
+        .start("truncated")?
+        .expect_exit(&[exit::STATE_DISK_UNUSABLE])?;
+    // The copy committed nothing: the disk it was made from is not behind its record.
+    first.start("own-disk-again")?.expect_unlocked(4)?;
+
+    let foreign = qemu_tests::Disk::blank_state(&scenario.workspace.file("foreign.raw"), 1024)?;
+    foreign.flip(1024, 0xff)?;
+    let third = scenario.node("worker-2")?;
+    let mut with_foreign = third;
+    if let Some(state) = with_foreign.config.disks.last_mut() {
+        *state = foreign.clone();
+    }
+    with_foreign
+        .start("foreign")?
+        .expect_exit(&[exit::STATE_DISK_UNUSABLE])?;
     Ok(())
 }
 

@@ -138,10 +138,7 @@ impl StateDisk {
         volume: Volume<'_>,
     ) -> Result<MappedDevice, StateDiskError> {
         refuse_existing(mapper)?;
-        volume
-            .superblock
-            .compare(&self.read_superblock()?)
-            .map_err(StateDiskError::Superblock)?;
+        self.check(volume.parameters, volume.superblock)?;
         let table = volume.parameters.integrity_table(self.device.number());
         let integrity = mapper
             .activate(INTEGRITY_MAPPING, &table)
@@ -153,6 +150,26 @@ impl StateDisk {
             mapper.remove(INTEGRITY_MAPPING).unwrap_or_default();
         }
         mapped
+    }
+
+    /// Compares the device with an authenticated header as far as that goes without mapping it: the
+    /// size and dm-integrity's superblock. A node does so before it commits to this disk, and again
+    /// when it maps it.
+    ///
+    /// # Errors
+    /// [`StateDiskError::TooSmall`] or [`StateDiskError::Superblock`].
+    pub fn check(
+        &self,
+        parameters: &DmParameters,
+        superblock: &IntegritySuperblock,
+    ) -> Result<(), StateDiskError> {
+        let bytes = self.device.size();
+        if bytes < parameters.minimum_device_size() {
+            return Err(StateDiskError::TooSmall { bytes });
+        }
+        superblock
+            .compare(&self.read_superblock()?)
+            .map_err(StateDiskError::Superblock)
     }
 
     /// Removes both mappings, which writes out dm-integrity's journal.

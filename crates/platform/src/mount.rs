@@ -20,9 +20,11 @@ const INERT: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NOEXEC);
 
 /// The file systems that everything else needs, in order: type, target, flags, options.
-const SYSTEM: [(&str, &str, MountFlags, &CStr); 4] = [
+const SYSTEM: [(&str, &str, MountFlags, &CStr); 5] = [
     ("proc", "/proc", INERT, c""),
     ("sysfs", "/sys", INERT, c""),
+    // The firmware's event log, which explains a refusal to the operator.
+    ("securityfs", "/sys/kernel/security", INERT, c""),
     ("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755"),
     (
         "tmpfs",
@@ -32,7 +34,7 @@ const SYSTEM: [(&str, &str, MountFlags, &CStr); 4] = [
     ),
 ];
 
-/// Mounts proc, sys, dev and run, making the directories that are missing.
+/// Mounts proc, sys, securityfs, dev and run, making the directories that are missing.
 ///
 /// # Errors
 /// The first one that failed.

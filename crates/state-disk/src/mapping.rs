@@ -106,6 +106,19 @@ impl DmParameters {
         self.data_sectors
     }
 
+    /// The least bytes that the device under these tables has: data, tags and journal behind the
+    /// header. The kernel rounds up to whole interleave areas, so a device may be too small for it
+    /// and still pass; one below this bound was certainly cut.
+    #[must_use]
+    pub fn minimum_device_size(&self) -> u64 {
+        let tags = (self.data_sectors / BLOCK_SECTORS).saturating_mul(u64::from(TAG_SIZE));
+        self.data_sectors
+            .saturating_add(u64::from(self.journal_sectors))
+            .saturating_mul(SECTOR)
+            .saturating_add(tags)
+            .saturating_add(DATA_OFFSET)
+    }
+
     pub(crate) const fn interleave_sectors(&self) -> u32 {
         self.interleave_sectors
     }

@@ -8,7 +8,7 @@ use identity::{DiskId, Generation, KeyVersion};
 pub const PREAMBLE_LEN: usize = 64;
 
 /// `docs/state-disk.md`, preamble, offset 0.
-const MAGIC: [u8; 8] = *b"CSTLDISK";
+pub(crate) const MAGIC: [u8; 8] = *b"CSTLDISK";
 
 /// `docs/state-disk.md`, preamble, offset 8.
 const FORMAT_VERSION: u16 = 1;

@@ -4,7 +4,7 @@ use crate::{
     body::{BODY_LEN, BodyError},
     cursor::is_zero,
     header::{self, Header},
-    preamble::{PREAMBLE_LEN, Preamble, PreambleError, TAG_LEN},
+    preamble::{MAGIC, PREAMBLE_LEN, Preamble, PreambleError, TAG_LEN},
 };
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -86,7 +86,9 @@ struct Sealed {
 /// from us.
 ///
 /// # Errors
-/// No slot has the form of a sealed header and they are not both blank, or they name two disks.
+/// No slot has the form of a sealed header and they are not both blank, or they name two disks. A
+/// disk without even the magic in a slot is told apart: a torn header of ours has it, because all
+/// of a header lies in one sector.
 pub fn inspect(slots: &[[u8; SLOT_LEN]; 2]) -> Result<Inspection, InspectError> {
     let [first, second] = slots;
     match (
@@ -98,6 +100,7 @@ pub fn inspect(slots: &[[u8; SLOT_LEN]; 2]) -> Result<Inspection, InspectError> 
         (Ok(Some(slot)), Ok(None)) | (Ok(None), Ok(Some(slot))) => Ok(one(slot, None)),
         (Ok(Some(slot)), Err(flaw)) => Ok(one(slot, Some((SlotIndex::Second, flaw)))),
         (Err(flaw), Ok(Some(slot))) => Ok(one(slot, Some((SlotIndex::First, flaw)))),
+        _ if !slots.iter().any(|slot| slot.starts_with(&MAGIC)) => Err(InspectError::Foreign),
         (Err(flaw), _) => Err(InspectError::NoSealedSlot {
             slot: SlotIndex::First,
             flaw,
@@ -212,6 +215,9 @@ pub enum SlotFlaw {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
+    /// Neither blank nor ever a state disk: somebody's data, which nobody may format.
+    #[error("the disk is not blank, and no slot has ever been a state disk's")]
+    Foreign,
     /// The disk is not blank, and no slot has the form of a sealed header.
     #[error("no slot holds a sealed header and the {slot:?} slot is not blank")]
     NoSealedSlot {

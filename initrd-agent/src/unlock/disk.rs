@@ -13,7 +13,8 @@ use platform::{
 };
 use secret::{DataKey, VolumeKeys};
 use state_disk::{
-    DmParameters, Header, Inspection, IntegritySuperblock, OpenError, Opened, SLOT_LEN, SlotIndex,
+    DmParameters, Header, InspectError, Inspection, IntegritySuperblock, OpenError, Opened,
+    SLOT_LEN, SlotIndex,
 };
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,9 @@ impl Machine<'_> {
                     disk: claims.disk,
                     key_version: claims.key_version,
                 });
+            }
+            Err(error @ StateDiskError::Inspect(InspectError::Foreign)) => {
+                return Err(exits(ExitReason::StateDiskUnusable)(error));
             }
             // The server alone decides whether a disk is new, so this is for it to refuse.
             Err(StateDiskError::Inspect(_)) => DiskState::Torn,
@@ -126,7 +130,13 @@ impl Machine<'_> {
             Err(error) => return Err(exits(disk_reason(&error))(error)),
         };
         match sealed.open(key) {
-            Ok(opened) if opened.header.disk == *disk => Ok(Some(opened)),
+            Ok(opened) if opened.header.disk == *disk => {
+                // Before the Commit: a copy that was cut must not make the real disk the older one.
+                let header = &opened.header;
+                let checked = self.disk.check(&header.parameters, &header.superblock);
+                checked.map_err(|error| exits(disk_reason(&error))(error))?;
+                Ok(Some(opened))
+            }
             Ok(_) | Err(OpenError::NotAuthentic { .. }) => Ok(None),
             Err(error) => Err(exits(ExitReason::HeaderRefused)(error)),
         }

@@ -94,7 +94,7 @@ fn a_malformed_slot_beside_a_sealed_one_is_reported() {
 #[test]
 fn a_malformed_slot_beside_a_blank_one_is_not_blank() {
     let mut malformed = slot(1);
-    malformed[0] = 0;
+    malformed[8] = 0;
     for (slots, index) in [
         ([malformed, BLANK], SlotIndex::First),
         ([BLANK, malformed], SlotIndex::Second),
@@ -104,6 +104,23 @@ fn a_malformed_slot_beside_a_blank_one_is_not_blank() {
             inspect(&slots),
             Err(InspectError::NoSealedSlot { slot, .. }) if slot == index
         ));
+    }
+}
+
+/// Somebody's data under our serial number: nobody may take it for a torn header and format it.
+#[test]
+fn a_disk_without_our_magic_is_foreign() {
+    let mut foreign = slot(1);
+    foreign[0] = 0;
+    let mut ext4 = BLANK;
+    ext4[1080] = 0x53;
+    for slots in [
+        [foreign, BLANK],
+        [BLANK, foreign],
+        [foreign, foreign],
+        [ext4, BLANK],
+    ] {
+        assert_eq!(inspect(&slots), Err(InspectError::Foreign));
     }
 }
 
