@@ -4,19 +4,25 @@
 use crate::Outcome;
 use platform::dm::DeviceMapper;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
-    mount::{UnmountFlags, unmount},
+    io::Errno,
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with},
+    process::setpriority_process,
 };
 use state_disk::Table;
 use std::{
-    fs::{self, File},
-    os::unix::process::CommandExt,
+    fs,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     process::Command,
     thread,
     time::Duration,
 };
 
 const CONTROL: &str = "/dev/mapper/control";
+
+/// The agent's control group, which can be frozen.
+const AGENT: &str = "/cgroup/agent";
+const FREEZE: &str = "/cgroup/agent/cgroup.freeze";
 
 /// Mount points of the initramfs.
 const MOUNTED: [&str; 4] = ["/run", "/dev", "/sys", "/proc"];
@@ -37,12 +43,16 @@ pub(crate) fn plant(mapper: DeviceMapper, name: &str) -> Outcome {
 }
 
 /// Starts a program that replaces the mapping `name` as soon as the agent has made it, then becomes
-/// the agent. The program has real-time priority: on one processor it runs before the agent's next
-/// instruction.
+/// the agent. The program has the highest priority and the agent the lowest: on one processor the
+/// program runs when the kernel tells of the mapping, before the agent's next instruction, and
+/// freezes the agent for as long as it works.
 pub(crate) fn replace(mapper: DeviceMapper, name: &str) -> Outcome {
-    let mut beside = Command::new("/busybox");
-    beside.args(["chrt", "-f", "50", "/disk-test", name]);
-    drop(beside.spawn()?);
+    drop(Command::new("/disk-test").arg(name).spawn()?);
+    setpriority_process(None, 19)?;
+    fs::create_dir_all("/cgroup")?;
+    mount("cgroup2", "/cgroup", "cgroup2", MountFlags::empty(), None)?;
+    fs::create_dir(AGENT)?;
+    fs::write(format!("{AGENT}/cgroup.procs"), "1")?;
     become_agent(mapper)
 }
 
@@ -57,20 +67,47 @@ fn become_agent(mapper: DeviceMapper) -> Outcome {
 
 /// Waits until the mapping `name` is live and puts another table in its place.
 pub(crate) fn replace_when_live(name: &str) -> Outcome {
+    setpriority_process(None, -20)?;
+    let events = kernel_events()?;
     while !fs::exists(CONTROL)? {
         thread::sleep(Duration::from_millis(5));
     }
     let mapper = DeviceMapper::open()?;
-    loop {
-        // An opened control device becomes readable at the next event after the opening.
-        let events = File::open(CONTROL)?;
-        if mapper.target_status(name).is_ok() {
-            break;
+    while !is_live(name)? {
+        match recv(&events, &mut [0; 4096], RecvFlags::empty()) {
+            // Too many events at once: some were lost, the state is what counts.
+            Ok(_) | Err(Errno::NOBUFS) => {}
+            Err(error) => return Err(error.into()),
         }
-        poll(&mut [PollFd::new(&events, PollFlags::IN)], None)?;
     }
+    fs::write(FREEZE, "1")?;
     mapper.remove(name)?;
     let replaced = mapper.activate(name, &FOREIGN)?;
     println!("disk-test: 0 replaced={}", replaced.name());
-    Ok(())
+    Ok(fs::write(FREEZE, "0")?)
+}
+
+/// Whether the mapping has a table and runs.
+fn is_live(name: &str) -> Outcome<bool> {
+    for device in fs::read_dir("/sys/block")? {
+        let device = device?.path();
+        let read = |file: &str| fs::read_to_string(device.join(file)).unwrap_or_default();
+        if read("dm/name").trim() == name {
+            return Ok(read("size").trim() != "0" && read("dm/suspended").trim() == "0");
+        }
+    }
+    Ok(false)
+}
+
+/// What the kernel tells of devices; a mapping that becomes live is one change.
+fn kernel_events() -> Outcome<OwnedFd> {
+    let events = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::KOBJECT_UEVENT),
+    )?;
+    // Group 1: the kernel's own messages.
+    bind(&events, &netlink::SocketAddrNetlink::new(0, 1))?;
+    Ok(events)
 }
