@@ -8,7 +8,7 @@ use crate::installation::{Installation, Lie, is_command, replace};
 use crate::session::{Answer, Session, evidence, hello, hello_of};
 
 /// `objectAttributes` of the attester's template: userWithAuth, noDA and what
-/// [`tpm::AttestationKey`] requires (Part 2, section 8.3).
+/// `tpm::AttestationKey` requires (Part 2, section 8.3).
 const ATTRIBUTES: [u8; 4] = [0x00, 0x05, 0x04, 0x72];
 /// Without `restricted`: such a key signs whatever it is given.
 const UNRESTRICTED: [u8; 4] = [0x00, 0x04, 0x04, 0x72];
