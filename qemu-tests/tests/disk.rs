@@ -42,6 +42,9 @@ const NOT_THE_OWNER: &str = "does not act for the owner of this image";
 /// What the agent says of a table that it did not load.
 const DIFFERS: &str = "live table differs";
 
+/// What a host does to a disk.
+type Change<'a> = &'a dyn Fn(&Disk) -> Result<()>;
+
 /// Bytes that the disk's file takes on the host.
 fn allocated(disk: &Disk) -> Result<u64> {
     // st_blocks counts 512 bytes, stat(2).
@@ -253,7 +256,7 @@ fn an_altered_root_does_not_start() -> Result<()> {
     let (blocks, _) = root.split_once(':').context("no number of blocks")?;
     let tree = blocks.parse::<u64>()? * 4096;
     let state = Disk::blank_state(&workspace.file("state.raw"), SMALL_MIB)?;
-    let start = |name: &str, cmdline: &str, change: &dyn Fn(&Disk) -> Result<()>| {
+    let start = |name: &str, cmdline: &str, change: Change<'_>| {
         let root = Disk::root(&image.root()).copy_to(&workspace.file(&format!("{name}.img")))?;
         change(&root)?;
         let boot = Boot::Kernel {
@@ -268,7 +271,7 @@ fn an_altered_root_does_not_start() -> Result<()> {
     };
     start("unaltered", &cmdline, &|_| Ok(()))?.expect_step("root")?;
     // The superblock of erofs is 1,024 bytes from the start.
-    let altered: [(&str, &dyn Fn(&Disk) -> Result<()>); 3] = [
+    let altered: [(&str, Change<'_>); 3] = [
         ("superblock", &|root| root.flip(1024, 1)),
         ("hash-tree", &|root| root.flip(tree + 7, 1)),
         ("cut", &|root| {
