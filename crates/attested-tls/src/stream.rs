@@ -138,12 +138,3 @@ impl<S: AsyncRead + AsyncWrite + Unpin, A> AsyncWrite for AttestedStream<S, A> {
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
-
-#[cfg(feature = "tonic")]
-impl<S, A: Send + Sync + 'static> tonic::transport::server::Connected for AttestedStream<S, A> {
-    type ConnectInfo = Arc<AcceptedAttester<A>>;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer.clone()
-    }
-}

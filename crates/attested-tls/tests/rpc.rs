@@ -19,6 +19,8 @@ use attested_tls::{
     RpcClient, RpcError, SealingKey, Start, TlsEnd,
 };
 use evidence::{AdmissionPath, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
 use owner::{OwnerKey, OwnerProof, Seed};
 use secret::DataKey;
@@ -30,6 +32,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, ServiceExt as _};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PCRS: [u32; 2] = [4, 11];
@@ -146,13 +150,17 @@ async fn serve() -> SocketAddr {
         let end = TlsEnd::generate().unwrap();
         let admitter = Admitter::new(end, Arc::new(Toy), 2, LIMIT);
         let stream = admitter.accept(stream, &[AdmissionPath::Join]).await;
-        tonic::transport::Server::builder()
-            .accept_http1(true)
-            .layer(tonic_web::GrpcWebLayer::new())
-            .add_service(JoinServiceServer::new(Tickets))
-            .serve_with_incoming(tokio_stream::iter([stream]))
-            .await
-            .unwrap();
+        let stream = stream.unwrap();
+        let peer = stream.peer().clone();
+        let service = GrpcWebLayer::new().layer(JoinServiceServer::new(Tickets));
+        let service = service.map_request(move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(peer.clone());
+            request
+        });
+        // The client closes when it is done, at times without having read everything.
+        let _ended = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .await;
     });
     address
 }
