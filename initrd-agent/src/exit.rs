@@ -100,7 +100,7 @@ exit_reasons! {
     HeaderTooOld = 61, "header-too-old", PowerOff;
     /// The new state disk could not be formatted.
     Format = 62, "format", Reboot;
-    /// A mapping exists already, or a live table or superblock differs from the one asked for.
+    /// A mapping of the state disk exists already, or a live table or superblock differs from the one asked for.
     MappingDiffers = 63, "mapping-differs", PowerOff;
     /// The state disk could not be mapped.
     Mapping = 64, "mapping", Reboot;
