@@ -16,7 +16,7 @@ setup:
 
 # What a VM test or the demo boots: the published image, its twin with a scriptable root, the floor.
 image: setup
-	cargo run --quiet -p xtask -- image --profile release
+	cargo run --quiet -p xtask -- image --profile release --check-reproducible
 	cargo run --quiet -p xtask -- image --profile test
 	cargo run --quiet -p xtask -- image --profile probe
 

@@ -1,7 +1,7 @@
 //! Scenarios where the firmware or the image is the subject: OVMF, a UKI, a TPM that measures.
 
 use anyhow::Result;
-use qemu_tests::{Boot, ChangedUki, Image, Scenario, Swtpm, exit, firmware_event_log};
+use qemu_tests::{Boot, ChangedUki, Image, Scenario, Site, Swtpm, exit, firmware_event_log};
 use serde_json::json;
 
 /// Another build of the same firmware, for smaller flash: PCR 0 differs.
@@ -67,6 +67,33 @@ fn a_changed_image_is_refused_and_the_pcr_named() -> Result<()> {
     })?;
     assert!(node.state.is_blank()?);
     node.start("original")?.expect_unlocked(1)
+}
+
+/// The host runs the genuine image under an owner of its own, becomes root there, and asks the
+/// victim's join service: the owner is on the measured command line.
+#[test]
+fn an_image_of_another_owner_gets_nothing() -> Result<()> {
+    let scenario = Scenario::firmware("other-owner")?;
+    let other = Site::create_in(&scenario.workspace, "other-site")?;
+    let uki = scenario.workspace.file("other-owner.efi");
+    other.cli.image_own(&scenario.image.uki(), &uki)?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.boot = Boot::Firmware { uki };
+    let position = scenario.site.join_service.log_position();
+    let mut machine = node.start("other-owner")?;
+    // The agent is the other owner's, so our refusal is no final word to it: it goes on waiting.
+    machine.expect_step("peer")?;
+    let words = ["check failed", "PCR"];
+    scenario
+        .site
+        .join_service
+        .expect_log(position, &words, BOOT)?;
+    machine.kill()?;
+    assert!(
+        node.state.is_blank()?,
+        "an image of another owner wrote to its disk"
+    );
+    Ok(())
 }
 
 #[test]
