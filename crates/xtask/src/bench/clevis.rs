@@ -28,6 +28,7 @@ const UUID: &str = "11111111-2222-4333-8444-555555555555";
 /// goes into trying a passphrase's. The image is for any machine, so dracut must not look at this one.
 const SCRIPT: &str = r#"
 dracut --quiet --force --no-hostonly --no-hostonly-cmdline --add clevis --kver "$KERNEL" /boot/initrd.img
+mkdir -p /var/db/tang
 /usr/libexec/tangd-keygen /var/db/tang
 printf 'GET /adv HTTP/1.1\r\n\r\n' | /usr/libexec/tangd /var/db/tang 2>/dev/null | sed '1,/^\r*$/d' >/root/adv
 cd /root
