@@ -41,7 +41,7 @@ lint: setup
 doc: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
-bench: image services
+bench: image
 	cargo run --release -p xtask -- bench
 
 fuzz-smoke: setup
