@@ -4,6 +4,14 @@
     reason = "a test that cannot run the program fails"
 )]
 
+#[path = "../../crates/measure/tests/support/pe_file.rs"]
+mod pe_file;
+
+use measure::{
+    cmdline::Cmdline,
+    uki::{Parts, build},
+};
+use pe_file::pe;
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -180,6 +188,31 @@ fn only_unified_kernel_images_are_owned_and_measured() {
         error.contains("hint: give a unified kernel image"),
         "{error}"
     );
+}
+
+/// A refused node's log names the event that differs, because the reference values carry the events.
+#[test]
+fn measured_events_reach_the_reference_values() {
+    let operator = Operator::new();
+    let magic: &[u8] = b"#### LoaderInfo: systemd-stub 254.26-1 ####";
+    let parts = Parts {
+        stub: &pe(&[(".text", b"code"), (".sdmagic", magic)]),
+        kernel_release: "6.12.0",
+        cmdline: &Cmdline::parse(b"quiet").unwrap(),
+        initrd: b"initrd",
+        kernel: &pe(&[(".text", b"kernel")]),
+    };
+    fs::write(operator.path("image.efi"), build(&parts).unwrap()).unwrap();
+    let measured = operator.ok("measure image.efi --output json");
+    fs::write(operator.path("image.json"), &measured).unwrap();
+    operator.ok("reference-values add rv.json --image one --role worker --measurements image.json");
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let added = json(&fs::read_to_string(operator.path("rv.json")).unwrap());
+    let events = &added["images"][0]["events"];
+    assert_eq!(*events, json(&measured)["events"]);
+    assert_eq!(events["9"][0]["name"], "kernel command line");
+    assert_eq!(events["4"].as_array().unwrap().len(), 4);
+    assert_eq!(events["11"].as_array().unwrap().len(), 8);
 }
 
 #[test]

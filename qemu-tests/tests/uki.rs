@@ -49,20 +49,24 @@ fn a_changed_image_is_refused_and_the_pcr_named() -> Result<()> {
         anyhow::bail!("the tier boots UKIs");
     };
     let original = ChangedUki::of(uki, &scenario.image.stub())?;
-    let changed = |name: &str, change: &dyn Fn(&mut ChangedUki) -> Result<()>| {
+    let changed = |name: &str, event: &str, change: &dyn Fn(&mut ChangedUki) -> Result<()>| {
         let mut parts = original.clone();
         change(&mut parts)?;
         let uki = scenario.workspace.file(&format!("{name}.efi"));
         parts.write(&uki)?;
         let mut node = node.clone();
         node.config.boot = Boot::Firmware { uki };
-        scenario.expect_refused(&node, name, &["check failed", "PCR"])
+        let join_service = &scenario.site.join_service;
+        let position = join_service.log_position();
+        scenario.expect_refused(&node, name, &["check failed", "PCR"])?;
+        // The node's event log beside the events of the reference values.
+        join_service.expect_log(position, &["event log", "expected", event], BOOT)
     };
-    changed("command-line", &|uki| {
+    changed("command-line", "kernel command line digest", &|uki| {
         uki.cmdline += " systemd.debug_shell";
         Ok(())
     })?;
-    changed("initrd", &|uki| {
+    changed("initrd", "initramfs digest", &|uki| {
         uki.append_to_initrd("planted", b"an attacker's file")
     })?;
     assert!(node.state.is_blank()?);

@@ -1,15 +1,16 @@
 //! `constellation measure`: what a boot of an image leaves in the PCRs.
 
 use anyhow::{Context as _, Result, bail};
-use appraisal::document::{ByPcr, PcrValue};
+use appraisal::document::{ByPcr, EventDocument, PcrValue};
 use clap::Args;
+use measure::predict::{PredictError, UkiPcrs};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
-use tpm::EventLog;
+use tpm::{EventLog, ExpectedEvent};
 
 use crate::{
     files,
@@ -37,11 +38,12 @@ pub(crate) struct Measure {
 impl Measure {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
         let uki = files::read(&self.uki)?;
-        let pcrs = measure::predict::predict(&uki)
+        let (pcrs, events) = predict(&uki)
             .with_context(|| format!("measure `{}`", self.uki.display()))
             .hint("give a unified kernel image (UKI), as built by `make image`")?;
         let mut values = Measurements {
             pcrs: ByPcr(BTreeMap::new()),
+            events: Some(events),
         };
         for (index, register) in [
             (4, pcrs.pcr4),
@@ -62,6 +64,18 @@ impl Measure {
     }
 }
 
+type Events = ByPcr<Vec<EventDocument>>;
+
+fn predict(uki: &[u8]) -> Result<(UkiPcrs, Events), PredictError> {
+    let document = |event: ExpectedEvent| EventDocument {
+        name: event.name,
+        digest: PcrValue(event.digest),
+    };
+    let events = measure::predict::events(uki)?.into_iter();
+    let events = events.map(|(pcr, events)| (pcr, events.into_iter().map(document).collect()));
+    Ok((measure::predict::predict(uki)?, ByPcr(events.collect())))
+}
+
 fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, [u8; 32])>> {
     let log = EventLog::parse(&files::read(path)?)
         .with_context(|| format!("read event log `{}`", path.display()))?;
@@ -78,11 +92,15 @@ fn firmware_pcrs(path: &Path) -> Result<Vec<(u32, [u8; 32])>> {
         .collect()
 }
 
-/// PCR index to the values it may have; what `reference-values add` reads.
+/// PCR index to the values it may have, and to the events that lead there; what
+/// `reference-values add` reads.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Measurements {
     pub(crate) pcrs: ByPcr<Vec<PcrValue>>,
+    /// Absent in values that somebody read from a TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<Events>,
 }
 
 impl Measurements {

@@ -82,7 +82,7 @@ impl Add {
             name: self.image,
             roles: self.roles,
             pcrs: measurements.pcrs,
-            events: None,
+            events: measurements.events,
         });
         save(&self.file, document)
     }
