@@ -17,6 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("identity", &[]),
     ("tpm", &[]),
+    ("certificate", &[]),
+    ("snp", &["certificate"]),
     ("evidence", &[]),
     ("audit", &["identity"]),
     ("measure", &["tpm"]),
@@ -102,6 +104,8 @@ const TOOLS: &[&str] = &[
     "guest-attester",
     "probe-init",
     "qemu-tests",
+    "snp-device",
+    "software-snp",
     "software-tpm",
     "xtask",
 ];
