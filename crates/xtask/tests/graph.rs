@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
     ("api", &["evidence", "identity", "owner"]),
-    ("attested-tls", &["api", "evidence", "owner", "secret"]),
+    ("attested-tls", &["api", "appraisal", "evidence", "owner", "secret"]),
     (
         "platform",
         &["evidence", "identity", "secret", "state-disk", "tpm"],
@@ -107,6 +107,7 @@ const TOOLS: &[&str] = &[
     "snp-device",
     "software-snp",
     "software-tpm",
+    "vectors",
     "xtask",
 ];
 
