@@ -7,10 +7,10 @@
 use alloc::vec::Vec;
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use tpm::{Curve, PublicKey};
-use x509_cert::{
+use x509::x509_cert::{
     der::{
-        Decode, Document, Reader, SliceReader,
-        asn1::{AnyRef, UintRef},
+        Decode,
+        asn1::UintRef,
         oid::{AssociatedOid, ObjectIdentifier},
     },
     ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages},
@@ -57,8 +57,6 @@ const KNOWN: [ObjectIdentifier; 10] = [
 
 /// The most certificates above an endorsement key's, the authority's included.
 const MAX_DEPTH: usize = 3;
-/// The largest certificate parsed, in bytes; a TPM stores at most 2 KiB or so.
-const MAX_LEN: usize = 16 * 1024;
 
 /// Why a certificate is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,46 +82,40 @@ pub enum CertificateError {
     Untrusted,
 }
 
-/// A parsed certificate and the bytes its signature is over.
-#[derive(Clone, Debug)]
-pub(crate) struct Certificate {
-    parsed: x509_cert::Certificate,
-    signed: Vec<u8>,
+impl From<x509::Malformed> for CertificateError {
+    fn from(x509::Malformed(what): x509::Malformed) -> Self {
+        Self::Malformed(what)
+    }
 }
+
+impl From<x509::UnknownExtension> for CertificateError {
+    fn from(x509::UnknownExtension(extension): x509::UnknownExtension) -> Self {
+        Self::UnknownExtension(extension)
+    }
+}
+
+/// A certificate in the chain of an endorsement key. Its critical extensions are known.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate(x509::Certificate);
 
 impl Certificate {
     /// Parses one DER certificate, nothing after it.
     pub(crate) fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        let malformed = CertificateError::Malformed("not one DER certificate");
-        if der.len() > MAX_LEN {
-            return Err(malformed);
-        }
-        let parsed = x509_cert::Certificate::from_der(der).map_err(|_| malformed)?;
-        let outer = AnyRef::from_der(der).map_err(|_| malformed)?;
-        let mut fields = SliceReader::new(outer.value()).map_err(|_| malformed)?;
-        let signed = fields.tlv_bytes().map_err(|_| malformed)?.to_vec();
-        let certificate = Self { parsed, signed };
-        certificate.check_extensions()?;
-        if certificate.parsed.signature_algorithm()
-            != certificate.parsed.tbs_certificate().signature()
-        {
-            return Err(CertificateError::Malformed(
-                "two different signature algorithms",
-            ));
-        }
-        Ok(certificate)
+        Self::known(x509::Certificate::parse(der)?)
     }
 
     /// Parses one PEM certificate that may sign others.
     pub(crate) fn parse_authority(pem: &str) -> Result<Self, CertificateError> {
-        let malformed = CertificateError::Malformed("not one PEM certificate");
-        let (label, der) = Document::from_pem(pem).map_err(|_| malformed)?;
-        if label != "CERTIFICATE" {
-            return Err(malformed);
+        let certificate = Self::known(x509::Certificate::parse_pem(pem)?)?;
+        if !certificate.0.is_authority(0)? {
+            return Err(CertificateError::NotAuthority);
         }
-        let certificate = Self::parse(der.as_bytes())?;
-        certificate.check_authority(0)?;
         Ok(certificate)
+    }
+
+    fn known(certificate: x509::Certificate) -> Result<Self, CertificateError> {
+        certificate.check_critical(&KNOWN)?;
+        Ok(Self(certificate))
     }
 
     /// Accepts this certificate as the one of endorsement key `key`, vouched for by an authority.
@@ -146,7 +138,8 @@ impl Certificate {
     /// Whether an authority signed this certificate, or an intermediate that itself has a chain.
     /// `below` counts the intermediates between here and the endorsement key.
     fn has_chain(&self, authorities: &[Self], intermediates: &[Self], below: usize) -> bool {
-        let signs = |issuer: &&Self| issuer.check_authority(below).is_ok() && issuer.signed(self);
+        let signs =
+            |issuer: &&Self| issuer.0.is_authority(below) == Ok(true) && issuer.signed(self);
         if authorities.iter().any(|authority| signs(&authority)) {
             return true;
         }
@@ -157,56 +150,12 @@ impl Certificate {
                 .any(|issuer| issuer.has_chain(authorities, intermediates, below + 1))
     }
 
-    fn extension<'a, T: Decode<'a> + AssociatedOid>(
-        &'a self,
-        what: &'static str,
-    ) -> Result<Option<T>, CertificateError> {
-        let extension = self.parsed.tbs_certificate().get_extension::<T>();
-        let extension = extension.map_err(|_| CertificateError::Malformed(what))?;
-        Ok(extension.map(|(_, value)| value))
-    }
-
-    fn check_extensions(&self) -> Result<(), CertificateError> {
-        let extensions = self.parsed.tbs_certificate().extensions();
-        let extensions = extensions.map_or(&[][..], Vec::as_slice);
-        for (i, extension) in extensions.iter().enumerate() {
-            let id = extension.extn_id;
-            if extensions
-                .iter()
-                .skip(i + 1)
-                .any(|other| other.extn_id == id)
-            {
-                return Err(CertificateError::Malformed("duplicate extension"));
-            }
-            if extension.critical && !KNOWN.contains(&id) {
-                return Err(CertificateError::UnknownExtension(id));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether this may sign certificates with `below` intermediates under it.
-    fn check_authority(&self, below: usize) -> Result<(), CertificateError> {
-        let constraints = self.extension::<BasicConstraints>("basic constraints")?;
-        let usage = self.extension::<KeyUsage>("key usage")?;
-        let deep_enough = constraints.is_some_and(|constraints| {
-            let limit = constraints
-                .path_len_constraint
-                .map_or(usize::MAX, usize::from);
-            constraints.ca && below <= limit
-        });
-        if deep_enough && usage.is_none_or(|usage| usage.0.contains(KeyUsages::KeyCertSign)) {
-            return Ok(());
-        }
-        Err(CertificateError::NotAuthority)
-    }
-
     /// The rules of EK Credential Profile 2.5, section 3.2, for extensions that are present. One that
     /// names a use must be: else any other certificate of the authority would do, with its key in
     /// software.
     fn check_ek_usage(&self, key: &PublicKey) -> Result<(), CertificateError> {
         let refused = |what| Err(CertificateError::NotEndorsementKey(what));
-        let constraints = self.extension::<BasicConstraints>("basic constraints")?;
+        let constraints = self.0.extension::<BasicConstraints>("basic constraints")?;
         if constraints.is_some_and(|constraints| constraints.ca) {
             return refused("basic constraints");
         }
@@ -214,8 +163,8 @@ impl Certificate {
             PublicKey::Rsa { .. } => KeyUsages::KeyEncipherment,
             PublicKey::Ecc { .. } => KeyUsages::KeyAgreement,
         };
-        let usage = self.extension::<KeyUsage>("key usage")?;
-        let purposes = self.extension::<ExtendedKeyUsage>("extended key usage")?;
+        let usage = self.0.extension::<KeyUsage>("key usage")?;
+        let purposes = self.0.extension::<ExtendedKeyUsage>("extended key usage")?;
         if usage.is_none() && purposes.is_none() {
             return refused("key usage");
         }
@@ -230,10 +179,10 @@ impl Certificate {
 
     /// Whether the certificate's public key is `key`.
     fn is_for(&self, key: &PublicKey) -> bool {
-        let info = self.parsed.tbs_certificate().subject_public_key_info();
-        let Some(bits) = info.subject_public_key.as_bytes() else {
+        let Some(bits) = self.0.public_key() else {
             return false;
         };
+        let algorithm = self.0.key_algorithm().oid;
         match key {
             PublicKey::Rsa { modulus, exponent } => {
                 // RSAPublicKey (RFC 8017, appendix A.1.1).
@@ -242,7 +191,7 @@ impl Certificate {
                     return false;
                 };
                 let zeros = exponent.leading_zeros() as usize / 8;
-                matches!(info.algorithm.oid, RSA | RSAES_OAEP)
+                matches!(algorithm, RSA | RSAES_OAEP)
                     && n.as_bytes() == modulus
                     && Some(e.as_bytes()) == exponent.to_be_bytes().get(zeros..)
             }
@@ -251,41 +200,33 @@ impl Certificate {
                     Curve::P256 => P256,
                     Curve::P384 => P384,
                 };
-                info.algorithm.oid == EC && self.curve() == Some(named) && bits == point.as_slice()
+                algorithm == EC && self.0.curve() == Some(named) && bits == point.as_slice()
             }
         }
     }
 
-    fn curve(&self) -> Option<ObjectIdentifier> {
-        let info = self.parsed.tbs_certificate().subject_public_key_info();
-        info.algorithm.parameters.as_ref()?.decode_as().ok()
-    }
-
     /// Whether this certificate's subject and key issued `child`.
     fn signed(&self, child: &Self) -> bool {
-        let own = self.parsed.tbs_certificate();
-        let key = own.subject_public_key_info().subject_public_key.as_bytes();
         let (Some(key), Some(signature), Some(algorithm)) = (
-            key,
-            child.parsed.signature().as_bytes(),
-            self.algorithm(child.parsed.signature_algorithm().oid),
+            self.0.public_key(),
+            child.0.signature(),
+            self.algorithm(child.0.algorithm().oid),
         ) else {
             return false;
         };
-        child.parsed.tbs_certificate().issuer() == own.subject()
+        child.0.fields().issuer() == self.0.fields().subject()
             && UnparsedPublicKey::new(algorithm, key)
-                .verify(&child.signed, signature)
+                .verify(child.0.signed(), signature)
                 .is_ok()
     }
 
     /// The verification algorithm for a signature by this certificate's key.
     fn algorithm(&self, signature: ObjectIdentifier) -> Option<&'static dyn VerificationAlgorithm> {
-        let key = self.parsed.tbs_certificate().subject_public_key_info();
-        match (key.algorithm.oid, signature) {
+        match (self.0.key_algorithm().oid, signature) {
             (RSA, SHA256_RSA) => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
             (RSA, SHA384_RSA) => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
             (RSA, SHA512_RSA) => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
-            (EC, hash) => ecdsa(self.curve()?, hash),
+            (EC, hash) => ecdsa(self.0.curve()?, hash),
             _ => None,
         }
     }

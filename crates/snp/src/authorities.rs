@@ -10,7 +10,7 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
     signature::ParsedPublicKey,
 };
-use certificate::{Certificate, Malformed};
+use x509::{Certificate, Malformed};
 
 /// The certificates of a root and its intermediates, DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,8 @@ pub use extensions::ExtensionFault;
 use crate::{ChipId, KeyKind, OutOfDate, Period, Product, Tcb, pss::is_pss, signature::p384_key};
 use alloc::string::String;
 use aws_lc_rs::signature::ParsedPublicKey;
-use certificate::{
+use extensions::Extensions;
+use x509::{
     Certificate, Malformed, UnknownExtension,
     x509_cert::{
         Version,
@@ -16,7 +17,6 @@ use certificate::{
         ext::pkix::{BasicConstraints, KeyUsage},
     },
 };
-use extensions::Extensions;
 
 /// `id-ecPublicKey` and `secp384r1` (RFC 5480, sections 2.1.1 and 2.1.1.1).
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PSS_2048_8192_SHA384};
-use certificate::{
+use x509::{
     Certificate,
     x509_cert::{
         der::{Decode, asn1::UintRef, oid::ObjectIdentifier},

@@ -10,7 +10,7 @@ use crate::{
     Authorities, OutOfDate, Period, Product, UnixTime, authorities::Authority, pss::is_pss,
 };
 use alloc::vec::Vec;
-use certificate::{
+use x509::{
     signed_part,
     x509_cert::{
         crl::{CertificateList, RevokedCert},

@@ -1,7 +1,7 @@
 //! Times come in as values: there is no clock here.
 
-use certificate::x509_cert::time::{Time, Validity};
 use core::fmt;
+use x509::x509_cert::time::{Time, Validity};
 
 /// Seconds since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

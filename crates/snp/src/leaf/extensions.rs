@@ -3,7 +3,7 @@
 use super::LeafError;
 use crate::{ChipId, KeyKind, Product, Tcb};
 use alloc::{borrow::ToOwned, string::String};
-use certificate::x509_cert::{
+use x509::x509_cert::{
     der::{Decode, asn1::Ia5StringRef, oid::ObjectIdentifier},
     ext::Extension,
 };
