@@ -25,11 +25,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("owner", &["evidence", "secret"]),
     ("key-hierarchy", &["identity", "secret"]),
     ("state-disk", &["identity", "secret"]),
-    ("appraisal", &["evidence", "identity", "secret", "tpm", "x509"]),
+    (
+        "appraisal",
+        &["evidence", "identity", "secret", "tpm", "x509"],
+    ),
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
     ("api", &["evidence", "identity", "owner"]),
-    ("attested-tls", &["api", "appraisal", "evidence", "owner", "secret"]),
+    (
+        "attested-tls",
+        &["api", "appraisal", "evidence", "owner", "secret"],
+    ),
     (
         "platform",
         &["evidence", "identity", "secret", "state-disk", "tpm"],
