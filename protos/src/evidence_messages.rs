@@ -1,7 +1,10 @@
 //! Evidence messages to and from `evidence`.
 
-use evidence::{AdmissionPath, Evidence, EvidenceKind, TpmChallenge, TpmEvidence, TpmIdentity};
-use std::collections::BTreeMap;
+use evidence::{
+    AdmissionPath, AttesterClaim, AzureSnpEvidence, Evidence, EvidenceKind, Requirement,
+    SnpEvidence, SnpVtpmEvidence, TpmChallenge, TpmEvidence, TpmIdentity,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Malformed, atls,
@@ -11,10 +14,15 @@ use crate::{
 /// PCRs of a PC Client TPM are 0 to 23 (TCG PC Client Platform TPM Profile, section 4.6).
 const PCRS: u32 = 24;
 
+/// The longest certificate table that is taken: a chain of four certificates is about 7 KiB.
+const MAX_CERTIFICATES: usize = 32 * 1024;
+
 impl From<EvidenceKind> for atls::EvidenceKind {
     fn from(kind: EvidenceKind) -> Self {
         match kind {
+            EvidenceKind::AzureSevSnp => Self::AzureSevSnp,
             EvidenceKind::SevSnp => Self::SevSnp,
+            EvidenceKind::SevSnpVtpm => Self::SevSnpVtpm,
             EvidenceKind::Tpm => Self::Tpm,
         }
     }
@@ -30,6 +38,8 @@ impl TryFrom<atls::EvidenceKind> for EvidenceKind {
             }),
             atls::EvidenceKind::Tpm => Ok(Self::Tpm),
             atls::EvidenceKind::SevSnp => Ok(Self::SevSnp),
+            atls::EvidenceKind::AzureSevSnp => Ok(Self::AzureSevSnp),
+            atls::EvidenceKind::SevSnpVtpm => Ok(Self::SevSnpVtpm),
         }
     }
 }
@@ -104,15 +114,127 @@ impl TryFrom<atls::TpmChallenge> for TpmChallenge {
     }
 }
 
-impl TryFrom<Evidence> for atls::evidence::Kind {
+impl atls::Attester {
+    /// The hello of an attester with this claim.
+    #[must_use]
+    pub fn new(claim: AttesterClaim, sealing_key: &[u8; 32]) -> Self {
+        let mut message = Self {
+            offered: atls::EvidenceKind::from(claim.kind()).into(),
+            sealing_key: sealing_key.to_vec(),
+            ..Self::default()
+        };
+        match claim {
+            AttesterClaim::AzureSevSnp | AttesterClaim::SevSnp => {}
+            AttesterClaim::SevSnpVtpm { ak_public } => message.vtpm_ak_public = ak_public,
+            AttesterClaim::Tpm(identity) => message.tpm = Some(identity.into()),
+        }
+        message
+    }
+
+    /// What the attester claims to be: exactly the fields of its kind.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse_claim(self) -> Result<AttesterClaim, Malformed> {
+        const AK: &str = "hello.vtpm_ak_public";
+        let kind = parse_kind("hello.offered", self.offered)?;
+        if kind != EvidenceKind::Tpm {
+            absent("hello.tpm", self.tpm.is_none())?;
+        }
+        if kind != EvidenceKind::SevSnpVtpm {
+            absent(AK, self.vtpm_ak_public.is_empty())?;
+        }
+        Ok(match kind {
+            EvidenceKind::AzureSevSnp => AttesterClaim::AzureSevSnp,
+            EvidenceKind::SevSnp => AttesterClaim::SevSnp,
+            EvidenceKind::SevSnpVtpm => AttesterClaim::SevSnpVtpm {
+                ak_public: filled(AK, self.vtpm_ak_public)?,
+            },
+            EvidenceKind::Tpm => AttesterClaim::Tpm(required("hello.tpm", self.tpm)?.try_into()?),
+        })
+    }
+}
+
+impl From<Requirement> for atls::Requirement {
+    fn from(requirement: Requirement) -> Self {
+        Self {
+            kind: atls::EvidenceKind::from(requirement.kind).into(),
+            pcrs: requirement.pcrs,
+        }
+    }
+}
+
+impl TryFrom<atls::Requirement> for Requirement {
     type Error = Malformed;
 
-    fn try_from(evidence: Evidence) -> Result<Self, Malformed> {
+    fn try_from(message: atls::Requirement) -> Result<Self, Malformed> {
+        const FIELD: &str = "hello.accepted.pcrs";
+        let kind = parse_kind("hello.accepted.kind", message.kind)?;
+        if kind.has_quote() {
+            required(FIELD, message.pcrs.first())?;
+            ascending(FIELD, message.pcrs.iter().copied())?;
+        } else {
+            absent(FIELD, message.pcrs.is_empty())?;
+        }
+        Ok(Self {
+            kind,
+            pcrs: message.pcrs,
+        })
+    }
+}
+
+impl atls::Admitter {
+    /// The evidence that is accepted, each kind once; nothing says that a refusal follows.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse_accepted(&self) -> Result<Vec<Requirement>, Malformed> {
+        let mut kinds = BTreeSet::new();
+        self.accepted
+            .iter()
+            .map(|message| {
+                let got = message.kind;
+                let requirement = Requirement::try_from(message.clone())?;
+                if kinds.insert(requirement.kind) {
+                    Ok(requirement)
+                } else {
+                    Err(Malformed::Duplicate {
+                        field: "hello.accepted.kind",
+                        got,
+                    })
+                }
+            })
+            .collect()
+    }
+}
+
+fn parse_kind(field: &'static str, got: i32) -> Result<EvidenceKind, Malformed> {
+    atls::EvidenceKind::try_from(got)
+        .map_err(|_| Malformed::Unknown { field, got })?
+        .try_into()
+}
+
+fn absent(field: &'static str, absent: bool) -> Result<(), Malformed> {
+    if absent {
+        Ok(())
+    } else {
+        Err(Malformed::Unexpected { field })
+    }
+}
+
+impl From<Evidence> for atls::evidence::Kind {
+    fn from(evidence: Evidence) -> Self {
         match evidence {
-            Evidence::Tpm(tpm) => Ok(Self::Tpm(tpm.into())),
-            _ => Err(Malformed::Missing {
-                field: "evidence.kind",
+            Evidence::AzureSevSnp(azure) => Self::AzureSevSnp(atls::AzureSnpEvidence {
+                hcl_report: azure.hcl_report,
+                quote: Some(azure.quote.into()),
             }),
+            Evidence::SevSnp(snp) => Self::SevSnp(snp.into()),
+            Evidence::SevSnpVtpm(both) => Self::SevSnpVtpm(atls::SnpVtpmEvidence {
+                snp: Some(both.snp.into()),
+                quote: Some(both.quote.into()),
+            }),
+            Evidence::Tpm(tpm) => Self::Tpm(tpm.into()),
         }
     }
 }
@@ -121,9 +243,47 @@ impl TryFrom<atls::evidence::Kind> for Evidence {
     type Error = Malformed;
 
     fn try_from(message: atls::evidence::Kind) -> Result<Self, Malformed> {
-        match message {
-            atls::evidence::Kind::Tpm(tpm) => tpm.try_into().map(Self::Tpm),
+        use atls::evidence::Kind;
+        Ok(match message {
+            Kind::AzureSevSnp(azure) => Self::AzureSevSnp(AzureSnpEvidence {
+                hcl_report: filled("azure_sev_snp.hcl_report", azure.hcl_report)?,
+                quote: required("azure_sev_snp.quote", azure.quote)?.try_into()?,
+            }),
+            Kind::SevSnp(snp) => Self::SevSnp(snp.try_into()?),
+            Kind::SevSnpVtpm(both) => Self::SevSnpVtpm(SnpVtpmEvidence {
+                snp: required("sev_snp_vtpm.snp", both.snp)?.try_into()?,
+                quote: required("sev_snp_vtpm.quote", both.quote)?.try_into()?,
+            }),
+            Kind::Tpm(tpm) => Self::Tpm(tpm.try_into()?),
+        })
+    }
+}
+
+impl From<SnpEvidence> for atls::SnpEvidence {
+    fn from(evidence: SnpEvidence) -> Self {
+        Self {
+            report: evidence.report,
+            certificates: evidence.certificates,
         }
+    }
+}
+
+impl TryFrom<atls::SnpEvidence> for SnpEvidence {
+    type Error = Malformed;
+
+    fn try_from(message: atls::SnpEvidence) -> Result<Self, Malformed> {
+        let certificates = message.certificates;
+        if certificates.len() > MAX_CERTIFICATES {
+            return Err(Malformed::TooLong {
+                field: "sev_snp.certificates",
+                max: MAX_CERTIFICATES,
+                got: certificates.len(),
+            });
+        }
+        Ok(Self {
+            report: filled("sev_snp.report", message.report)?,
+            certificates,
+        })
     }
 }
 
@@ -162,19 +322,6 @@ impl TryFrom<atls::TpmEvidence> for TpmEvidence {
     }
 }
 
-impl atls::Admitter {
-    /// The PCRs to quote: at least one, ascending, each below 24.
-    ///
-    /// # Errors
-    /// [`Malformed`].
-    pub fn parse_pcrs(&self) -> Result<Vec<u32>, Malformed> {
-        const FIELD: &str = "hello.pcrs";
-        required(FIELD, self.pcrs.first())?;
-        ascending(FIELD, self.pcrs.iter().copied())?;
-        Ok(self.pcrs.clone())
-    }
-}
-
 /// Strictly ascending, so that a set has one encoding and no index comes twice.
 fn ascending(field: &'static str, indices: impl IntoIterator<Item = u32>) -> Result<(), Malformed> {
     let mut lowest = 0;
@@ -202,9 +349,22 @@ mod tests {
 
     #[test]
     fn every_domain_value_survives_the_round_trip() {
-        let evidence = Evidence::Tpm(tpm());
-        let message = atls::evidence::Kind::try_from(evidence.clone()).unwrap();
-        assert_eq!(Evidence::try_from(message), Ok(evidence));
+        let snp = SnpEvidence {
+            report: vec![4; 1184],
+            certificates: vec![],
+        };
+        for evidence in [
+            Evidence::AzureSevSnp(AzureSnpEvidence {
+                hcl_report: vec![5],
+                quote: tpm(),
+            }),
+            Evidence::SevSnp(snp.clone()),
+            Evidence::SevSnpVtpm(SnpVtpmEvidence { snp, quote: tpm() }),
+            Evidence::Tpm(tpm()),
+        ] {
+            let message = atls::evidence::Kind::from(evidence.clone());
+            assert_eq!(Evidence::try_from(message), Ok(evidence));
+        }
         let identity = TpmIdentity {
             ek_certificate: vec![1],
             ek_public: vec![2],
@@ -218,7 +378,7 @@ mod tests {
         };
         let message = atls::TpmChallenge::from(challenge.clone());
         assert_eq!(TpmChallenge::try_from(message), Ok(challenge));
-        for kind in [EvidenceKind::SevSnp, EvidenceKind::Tpm] {
+        for kind in EvidenceKind::ALL {
             assert_eq!(
                 EvidenceKind::try_from(atls::EvidenceKind::from(kind)),
                 Ok(kind)
@@ -261,13 +421,81 @@ mod tests {
                 "{message:?}"
             );
         }
-        for pcrs in [vec![], vec![4, 4], vec![24], vec![4, 2]] {
-            let admitter = atls::Admitter {
-                pcrs,
-                ..Default::default()
-            };
-            assert!(admitter.parse_pcrs().is_err(), "{admitter:?}");
+        for (kind, pcrs) in [
+            (EvidenceKind::Tpm, vec![]),
+            (EvidenceKind::Tpm, vec![4, 4]),
+            (EvidenceKind::AzureSevSnp, vec![24]),
+            (EvidenceKind::SevSnpVtpm, vec![4, 2]),
+            (EvidenceKind::SevSnp, vec![4]),
+        ] {
+            let message = atls::Requirement::from(Requirement { kind, pcrs });
+            assert!(
+                Requirement::try_from(message.clone()).is_err(),
+                "{message:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_kind_is_accepted_once() {
+        let accepted = |kinds: &[EvidenceKind]| atls::Admitter {
+            accepted: kinds
+                .iter()
+                .map(|kind| Requirement {
+                    kind: *kind,
+                    pcrs: if kind.has_quote() { vec![0] } else { vec![] },
+                })
+                .map(Into::into)
+                .collect(),
+            ..Default::default()
+        };
+        let parsed = accepted(&EvidenceKind::ALL).parse_accepted().unwrap();
+        assert_eq!(parsed.len(), 4);
+        assert_eq!(accepted(&[]).parse_accepted(), Ok(vec![]));
+        let twice = [EvidenceKind::SevSnp, EvidenceKind::SevSnp];
+        assert!(accepted(&twice).parse_accepted().is_err());
+    }
+
+    #[test]
+    fn a_claim_has_the_fields_of_its_kind() {
+        let tpm = TpmIdentity {
+            ek_certificate: vec![],
+            ek_public: vec![2],
+            ak_public: vec![3],
+        };
+        let claims = [
+            AttesterClaim::AzureSevSnp,
+            AttesterClaim::SevSnp,
+            AttesterClaim::SevSnpVtpm { ak_public: vec![1] },
+            AttesterClaim::Tpm(tpm.clone()),
+        ];
+        for claim in claims {
+            let message = atls::Attester::new(claim.clone(), &[0; 32]);
+            assert_eq!(message.clone().parse_claim(), Ok(claim.clone()));
+            let mut more = message.clone();
+            more.tpm = match more.tpm {
+                None => Some(tpm.clone().into()),
+                Some(_) => None,
+            };
+            assert!(more.parse_claim().is_err(), "{claim:?}");
+            let mut more = message;
+            more.vtpm_ak_public = if more.vtpm_ak_public.is_empty() {
+                vec![1]
+            } else {
+                vec![]
+            };
+            assert!(more.parse_claim().is_err(), "{claim:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_table_has_a_bound() {
+        let message = |len| atls::SnpEvidence {
+            report: vec![1],
+            certificates: vec![0; len],
+        };
+        assert!(SnpEvidence::try_from(message(MAX_CERTIFICATES)).is_ok());
+        assert!(SnpEvidence::try_from(message(MAX_CERTIFICATES + 1)).is_err());
     }
 
     #[test]

@@ -12,6 +12,20 @@ pub enum Malformed {
         /// Message and field.
         field: &'static str,
     },
+    /// A value that may come once comes again.
+    #[error("{field}: value {got} given twice")]
+    Duplicate {
+        /// Message and field.
+        field: &'static str,
+        /// The number received.
+        got: i32,
+    },
+    /// A field is filled that the rest of the message leaves no room for.
+    #[error("{field}: expected to be absent")]
+    Unexpected {
+        /// Message and field.
+        field: &'static str,
+    },
     /// A field of fixed length has another one.
     #[error("{field}: expected {expected} bytes, got {got}")]
     Length {

@@ -30,6 +30,9 @@ impl fmt::Debug for atls::Evidence {
 impl fmt::Debug for atls::evidence::Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AzureSevSnp(azure) => f.debug_tuple("AzureSevSnp").field(azure).finish(),
+            Self::SevSnp(snp) => f.debug_tuple("SevSnp").field(snp).finish(),
+            Self::SevSnpVtpm(both) => f.debug_tuple("SevSnpVtpm").field(both).finish(),
             Self::Tpm(tpm) => f.debug_tuple("Tpm").field(tpm).finish(),
         }
     }

@@ -4,7 +4,9 @@
 mod client;
 mod server;
 
-use evidence::{AdmissionPath, Binding, Evidence, EvidenceKind, Side, TpmChallenge, TpmIdentity};
+use evidence::{
+    AdmissionPath, AttesterClaim, Binding, Evidence, EvidenceKind, Requirement, Side, TpmChallenge,
+};
 use owner::OwnerProof;
 use std::{mem, time::Duration};
 
@@ -13,27 +15,26 @@ use api::{Malformed, atls};
 use crate::{
     AcceptedAttester, ActivatedSecret, Channel, FrameError, Refusal, SealingPublicKey,
     SessionError, Start, TlsEnd,
-    hello::{AttesterHello, AttesterIdentity},
     wire::{Wire, tls_io},
 };
 
 /// What an admitter demands of an attester.
 #[derive(Clone, Debug)]
 pub struct AdmitterTerms {
-    /// The SHA-256 PCRs to be quoted: ascending, each below 24, at least one.
-    pub pcrs: Vec<u32>,
+    /// The evidence that is accepted, each kind once.
+    pub accepted: Vec<Requirement>,
 }
 
-/// Whom the driver must challenge: bytes that claim to be a TPM.
+/// Whose claim the driver must judge, and challenge where its kind needs that.
 #[derive(Debug)]
 pub struct ChallengeRequest {
     /// The path of the session.
     pub path: AdmissionPath,
-    /// The TPM that the peer claims to be.
-    pub identity: TpmIdentity,
-    /// The PCRs that this session's hello asks for, from the [`AdmitterTerms`] it began with. A driver
-    /// whose rules want others by now must not go on: the peer would be refused for obeying.
-    pub pcrs: Vec<u32>,
+    /// What the peer claims to be.
+    pub claim: AttesterClaim,
+    /// What this session's hello asks for, from the [`AdmitterTerms`] it began with. A driver whose
+    /// rules want something else by now must not go on: the peer would be refused for obeying.
+    pub requirement: Requirement,
     /// The peer's sealing key, for claims and logs.
     pub sealing_key: SealingPublicKey,
 }
@@ -54,9 +55,9 @@ pub struct AppraisalRequest {
     pub path: AdmissionPath,
     /// What the evidence must be bound to.
     pub binding: Binding,
-    /// What the peer's TPM made of the challenge, as the peer says.
-    pub activated: ActivatedSecret,
-    /// The evidence, of the kind that was required.
+    /// What the peer's TPM made of the challenge, as the peer says; exactly where there was one.
+    pub activated: Option<ActivatedSecret>,
+    /// The evidence, of the kind that was claimed.
     pub evidence: Evidence,
 }
 
@@ -92,6 +93,7 @@ struct Admitter {
 /// What is known of the peer once both hellos are exchanged.
 struct Hellos {
     path: AdmissionPath,
+    kind: EvidenceKind,
     binding: Binding,
     sealing_key: SealingPublicKey,
 }
@@ -209,17 +211,17 @@ impl<A> AdmitterSession<A> {
         }
     }
 
-    /// Answers [`AdmitterProgress::NeedChallenge`]: a challenge for the peer's attestation key, or a
-    /// refusal of its identity. Then `step`.
+    /// Answers [`AdmitterProgress::NeedChallenge`]: a challenge for the peer's attestation key, none for
+    /// a kind that needs none, or a refusal of its claim. Then `step`.
     ///
     /// # Errors
-    /// [`SessionError::Internal`] if it was not asked.
+    /// [`SessionError::Internal`] if it was not asked, or not for this.
     pub fn supply_challenge(
         &mut self,
-        challenge: Result<TpmChallenge, Refusal>,
+        challenge: Result<Option<TpmChallenge>, Refusal>,
     ) -> Result<(), SessionError> {
         self.state = match mem::replace(&mut self.state, State::Over) {
-            State::ClientChallenging(state) => State::ClientProving(state.supply(challenge)),
+            State::ClientChallenging(state) => State::ClientProving(state.supply(challenge)?),
             State::ServerChallenging(state) => {
                 state.supply(&mut self.wire, &self.party, challenge)?
             }
@@ -320,32 +322,75 @@ impl Hellos {
     }
 }
 
-impl AttesterHello {
-    /// The TPM to challenge, or the refusal of another kind of evidence.
-    fn into_tpm(self) -> (SealingPublicKey, Result<TpmIdentity, Refusal>) {
-        let identity = match self.identity {
-            AttesterIdentity::Tpm(identity) => Ok(identity),
-            AttesterIdentity::Other(got) => {
-                Err(Refusal::for_check("evidence kind", EvidenceKind::Tpm, got))
-            }
-        };
-        (self.sealing_key, identity)
+/// Whether the peer's kind of evidence is accepted: then what is asked of it, else its refusal.
+fn requirement_for(claim: &AttesterClaim, terms: &AdmitterTerms) -> Result<Requirement, Refusal> {
+    let kind = claim.kind();
+    let accepted = terms.accepted.iter();
+    let found = accepted
+        .clone()
+        .find(|requirement| requirement.kind == kind);
+    found.cloned().ok_or_else(|| {
+        let kinds: Vec<&str> = accepted.map(|wanted| wanted.kind.as_str()).collect();
+        Refusal::for_check("evidence kind", kinds.join(" or "), kind)
+    })
+}
+
+/// The driver's challenge comes exactly with a kind that needs one.
+fn fitting(
+    kind: EvidenceKind,
+    challenge: Result<Option<TpmChallenge>, Refusal>,
+) -> Result<Result<Option<TpmChallenge>, Refusal>, SessionError> {
+    match &challenge {
+        Ok(given) if given.is_some() != kind.needs_challenge() => Err(SessionError::Internal {
+            what: "the challenge does not fit the kind of evidence",
+        }),
+        _ => Ok(challenge),
     }
 }
 
 /// The attester's evidence, out of its frame.
 fn parse_evidence(
     message: Option<atls::Evidence>,
-) -> Result<(ActivatedSecret, Evidence), FrameError> {
+    hellos: Hellos,
+) -> Result<(AppraisalRequest, Hellos), FrameError> {
     let mut message = message.ok_or(Malformed::Missing { field: "evidence" })?;
-    let activated =
-        ActivatedSecret::from_slice(&message.activated_secret).ok_or(Malformed::Length {
-            field: "evidence.activated_secret",
-            expected: ActivatedSecret::LEN,
-            got: message.activated_secret.len(),
-        })?;
+    let activated = parse_activated(hellos.kind, &message.activated_secret)?;
     let kind = message.kind.take().ok_or(Malformed::Missing {
         field: "evidence.kind",
     })?;
-    Ok((activated, kind.try_into()?))
+    let evidence = Evidence::try_from(kind)?;
+    if evidence.kind() != hellos.kind {
+        return Err(FrameError::Contradiction {
+            field: "evidence.kind",
+            expected: hellos.kind.to_string(),
+            got: evidence.kind().to_string(),
+        });
+    }
+    let request = AppraisalRequest {
+        path: hellos.path,
+        binding: hellos.binding.clone(),
+        activated,
+        evidence,
+    };
+    Ok((request, hellos))
+}
+
+/// The activated secret comes exactly with a kind that was challenged.
+fn parse_activated(
+    kind: EvidenceKind,
+    secret: &[u8],
+) -> Result<Option<ActivatedSecret>, Malformed> {
+    const FIELD: &str = "evidence.activated_secret";
+    match (kind.needs_challenge(), secret) {
+        (false, []) => Ok(None),
+        (false, _) => Err(Malformed::Unexpected { field: FIELD }),
+        (true, secret) => match ActivatedSecret::from_slice(secret) {
+            Some(secret) => Ok(Some(secret)),
+            None => Err(Malformed::Length {
+                field: FIELD,
+                expected: ActivatedSecret::LEN,
+                got: secret.len(),
+            }),
+        },
+    }
 }

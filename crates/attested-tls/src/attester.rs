@@ -3,7 +3,7 @@
 mod client;
 mod server;
 
-use evidence::{AdmissionPath, Binding, Evidence, Side, TpmChallenge, TpmIdentity};
+use evidence::{AdmissionPath, AttesterClaim, Binding, Evidence, Side, TpmChallenge};
 use owner::{OwnerFingerprint, OwnerProof, OwnerProofError, ProvenOwner};
 use std::{mem, time::Duration};
 
@@ -20,8 +20,8 @@ use crate::{
 pub struct AttesterTerms {
     /// The owner on the measured command line.
     pub owner: OwnerFingerprint,
-    /// The TPM that this attester claims to be.
-    pub identity: TpmIdentity,
+    /// What this attester claims to be.
+    pub claim: AttesterClaim,
     /// Where secrets are sealed to.
     pub sealing_key: SealingPublicKey,
 }
@@ -33,10 +33,19 @@ pub struct EvidenceRequest {
     pub path: AdmissionPath,
     /// What the evidence is bound to.
     pub binding: Binding,
-    /// What the TPM must activate.
-    pub challenge: TpmChallenge,
-    /// The SHA-256 PCRs to quote, ascending, each below 24.
+    /// What the TPM must activate; exactly for a claim that needs a challenge.
+    pub challenge: Option<TpmChallenge>,
+    /// The SHA-256 PCRs to quote, ascending, each below 24; empty for a kind without a quote.
     pub pcrs: Vec<u32>,
+}
+
+/// What the driver makes of an [`EvidenceRequest`].
+#[derive(Debug)]
+pub struct Attestation {
+    /// What the TPM made of the challenge, where there was one.
+    pub activated: Option<ActivatedSecret>,
+    /// The evidence, of the kind that was claimed.
+    pub evidence: Evidence,
 }
 
 /// Where a session stands after a step.
@@ -173,9 +182,9 @@ impl AttesterSession {
     /// [`SessionError::RefusedPeer`] after a refusal; [`SessionError::Internal`] if it was not asked.
     pub fn supply_evidence(
         &mut self,
-        evidence: Result<(ActivatedSecret, Evidence), Class>,
+        evidence: Result<Attestation, Class>,
     ) -> Result<(), SessionError> {
-        let evidence = evidence.map(|(activated, evidence)| message(&activated, evidence));
+        let evidence = evidence.map(message);
         self.state = match mem::replace(&mut self.state, State::Over) {
             State::ClientChallenged(state) => state.supply(&mut self.wire, evidence)?,
             State::ServerChallenged(state) => state.supply(&mut self.wire, evidence)?,
@@ -234,24 +243,19 @@ const OVER: SessionError = SessionError::Internal {
 };
 
 /// What the driver said, ready to be sent.
-type SuppliedEvidence = Result<Result<atls::Evidence, Malformed>, Class>;
+type SuppliedEvidence = Result<atls::Evidence, Class>;
 
-fn message(activated: &ActivatedSecret, evidence: Evidence) -> Result<atls::Evidence, Malformed> {
-    Ok(atls::Evidence {
-        activated_secret: activated.expose_secret().to_vec(),
-        kind: Some(evidence.try_into()?),
-    })
+fn message(attestation: Attestation) -> atls::Evidence {
+    let activated = attestation.activated;
+    atls::Evidence {
+        activated_secret: activated.map_or_else(Vec::new, |secret| secret.expose_secret().to_vec()),
+        kind: Some(attestation.evidence.into()),
+    }
 }
 
 /// Evidence that the session can send, or the end of it.
 fn sendable(evidence: SuppliedEvidence) -> Result<atls::Evidence, SessionError> {
-    match evidence {
-        Ok(Ok(message)) => Ok(message),
-        Ok(Err(_)) => Err(SessionError::Internal {
-            what: "evidence of a kind without a message",
-        }),
-        Err(class) => Err(SessionError::RefusedPeer(Refusal::of(class))),
-    }
+    evidence.map_err(|class| SessionError::RefusedPeer(Refusal::of(class)))
 }
 
 /// Why an admitter did not prove itself.

@@ -34,14 +34,14 @@ pub trait Appraiser: Send + Sync + 'static {
     /// What the current policy demands of attesters.
     fn terms(&self) -> AdmitterTerms;
 
-    /// Authenticates the identity and challenges it.
+    /// Judges the claim, and challenges it where its kind needs that.
     ///
     /// # Errors
-    /// The refusal that the peer gets, with the owner proof, in place of a challenge.
+    /// The refusal that the peer gets, with the owner proof, before it makes evidence.
     fn challenge(
         &self,
         request: ChallengeRequest,
-    ) -> Result<(TpmChallenge, Self::Challenged), Refusal>;
+    ) -> Result<(Option<TpmChallenge>, Self::Challenged), Refusal>;
 
     /// Appraises the evidence of a challenged attester.
     ///

@@ -1,11 +1,9 @@
 //! Frames 1 and 2.
 
 use api::{Malformed, atls};
-use evidence::{AdmissionPath, EvidenceKind, TpmChallenge, TpmIdentity};
+use evidence::{AdmissionPath, AttesterClaim, EvidenceKind, Requirement, TpmChallenge};
 
-use crate::{
-    FrameError, SealingPublicKey, admitter::AdmitterTerms, attester::AttesterTerms, frame,
-};
+use crate::{FrameError, SealingPublicKey, attester::AttesterTerms, frame};
 
 /// The version of the protocol in `Hello.version`.
 const VERSION: u32 = 1;
@@ -23,18 +21,13 @@ pub(crate) enum Party {
 }
 
 pub(crate) struct AdmitterHello {
-    pub(crate) pcrs: Vec<u32>,
+    pub(crate) accepted: Vec<Requirement>,
     pub(crate) challenge: Option<TpmChallenge>,
 }
 
 pub(crate) struct AttesterHello {
     pub(crate) sealing_key: SealingPublicKey,
-    pub(crate) identity: AttesterIdentity,
-}
-
-pub(crate) enum AttesterIdentity {
-    Tpm(TpmIdentity),
-    Other(EvidenceKind),
+    pub(crate) claim: AttesterClaim,
 }
 
 impl Hello {
@@ -123,55 +116,51 @@ fn wrong_side(expected: &str, got: &str) -> FrameError {
 
 impl AdmitterHello {
     fn parse(message: atls::Admitter) -> Result<Self, FrameError> {
-        let required = kind("hello.required", message.required)?;
-        if required != EvidenceKind::Tpm {
-            return Err(FrameError::Contradiction {
-                field: "hello.required",
-                expected: EvidenceKind::Tpm.to_string(),
-                got: required.to_string(),
-            });
-        }
         Ok(Self {
-            pcrs: message.parse_pcrs()?,
+            accepted: message.parse_accepted()?,
             challenge: message.challenge.map(TpmChallenge::try_from).transpose()?,
         })
+    }
+
+    /// The PCRs that this admitter wants quoted for evidence of `kind`, if it accepts that.
+    pub(crate) fn pcrs_of(&self, kind: EvidenceKind) -> Option<Vec<u32>> {
+        self.accepted
+            .iter()
+            .find(|requirement| requirement.kind == kind)
+            .map(|requirement| requirement.pcrs.clone())
     }
 }
 
 impl AttesterHello {
     fn parse(message: atls::Attester) -> Result<Self, FrameError> {
-        let offered = kind("hello.offered", message.offered)?;
         let sealing_key = message.sealing_key.as_slice();
         let sealing_key = sealing_key.try_into().map_err(|_| Malformed::Length {
             field: "hello.sealing_key",
             expected: 32,
             got: sealing_key.len(),
         })?;
-        let identity = match (offered, message.tpm) {
-            (EvidenceKind::Tpm, Some(tpm)) => AttesterIdentity::Tpm(tpm.try_into()?),
-            (EvidenceKind::Tpm, None) => {
-                return Err(Malformed::Missing { field: "hello.tpm" }.into());
-            }
-            (other, None) => AttesterIdentity::Other(other),
-            (other, Some(_)) => {
-                return Err(FrameError::Contradiction {
-                    field: "hello.tpm",
-                    expected: format!("no TPM identity with evidence kind {other}"),
-                    got: "one".to_owned(),
-                });
-            }
-        };
         Ok(Self {
             sealing_key: SealingPublicKey::from_bytes(sealing_key),
-            identity,
+            claim: message.parse_claim()?,
         })
     }
 }
 
-fn kind(field: &'static str, got: i32) -> Result<EvidenceKind, Malformed> {
-    atls::EvidenceKind::try_from(got)
-        .map_err(|_| Malformed::Unknown { field, got })?
-        .try_into()
+/// A challenge comes exactly with a kind that needs one.
+pub(crate) fn check_challenge(
+    field: &'static str,
+    kind: EvidenceKind,
+    challenge: Option<&TpmChallenge>,
+) -> Result<(), FrameError> {
+    if kind.needs_challenge() == challenge.is_some() {
+        return Ok(());
+    }
+    let words = |there| if there { "one" } else { "none" };
+    Err(FrameError::Contradiction {
+        field,
+        expected: format!("{} for {kind}", words(kind.needs_challenge())),
+        got: words(challenge.is_some()).to_owned(),
+    })
 }
 
 pub(crate) fn attester_hello(
@@ -179,23 +168,18 @@ pub(crate) fn attester_hello(
     path: AdmissionPath,
     terms: &AttesterTerms,
 ) -> atls::Hello {
-    let attester = atls::Attester {
-        offered: atls::EvidenceKind::Tpm.into(),
-        sealing_key: terms.sealing_key.as_bytes().to_vec(),
-        tpm: Some(terms.identity.clone().into()),
-    };
+    let attester = atls::Attester::new(terms.claim.clone(), terms.sealing_key.as_bytes());
     hello(nonce, path, atls::hello::Side::Attester(attester))
 }
 
 pub(crate) fn admitter_hello(
     nonce: [u8; 32],
     path: AdmissionPath,
-    terms: &AdmitterTerms,
+    accepted: &[Requirement],
     challenge: Option<TpmChallenge>,
 ) -> atls::Hello {
     let admitter = atls::Admitter {
-        required: atls::EvidenceKind::Tpm.into(),
-        pcrs: terms.pcrs.clone(),
+        accepted: accepted.iter().cloned().map(Into::into).collect(),
         challenge: challenge.map(Into::into),
     };
     hello(nonce, path, atls::hello::Side::Admitter(admitter))

@@ -40,7 +40,9 @@ pub use admitter::{
     AdmitterProgress, AdmitterSession, AdmitterTerms, AppraisalRequest, ChallengeRequest,
     OwnerProofRequest,
 };
-pub use attester::{AttesterProgress, AttesterSession, AttesterTerms, EvidenceRequest};
+pub use attester::{
+    Attestation, AttesterProgress, AttesterSession, AttesterTerms, EvidenceRequest,
+};
 pub use channel::{AcceptedAttester, Channel, ProvenAdmitter};
 #[cfg(feature = "tokio")]
 pub use driver::{Admitter, Appraiser, HandshakeError};

@@ -73,6 +73,34 @@ impl Refusal {
     }
 }
 
+#[cfg(feature = "tokio")]
+impl From<appraisal::AppraisalError> for Refusal {
+    fn from(error: appraisal::AppraisalError) -> Self {
+        Self::from(&error)
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl From<&appraisal::AppraisalError> for Refusal {
+    fn from(error: &appraisal::AppraisalError) -> Self {
+        use appraisal::ErrorClass;
+        let check = |check: appraisal::FailedCheck| FailedCheck {
+            check: check.check,
+            expected: check.expected,
+            got: check.got,
+        };
+        Self {
+            class: match error.class() {
+                ErrorClass::Internal => Class::Internal,
+                ErrorClass::Malformed => Class::Malformed,
+                ErrorClass::Refused => Class::Refused,
+                ErrorClass::Unavailable => Class::Unavailable,
+            },
+            checks: error.checks().into_iter().map(check).collect(),
+        }
+    }
+}
+
 impl TryFrom<atls::Refusal> for Refusal {
     type Error = Malformed;
 

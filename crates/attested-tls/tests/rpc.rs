@@ -15,10 +15,13 @@ use api::{
 };
 use attested_tls::{
     AcceptedAttester, ActivatedSecret, Admitter, AdmitterTerms, AppraisalRequest, Appraiser,
-    AttesterProgress, AttesterSession, AttesterTerms, ChallengeRequest, OwnerProofRequest, Refusal,
-    RpcClient, RpcError, SealingKey, Start, TlsEnd,
+    Attestation, AttesterProgress, AttesterSession, AttesterTerms, ChallengeRequest,
+    OwnerProofRequest, Refusal, RpcClient, RpcError, SealingKey, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use evidence::{
+    AdmissionPath, AttesterClaim, Evidence, EvidenceKind, Requirement, TpmChallenge, TpmEvidence,
+    TpmIdentity,
+};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
@@ -51,17 +54,26 @@ impl Appraiser for Toy {
 
     fn terms(&self) -> AdmitterTerms {
         AdmitterTerms {
-            pcrs: PCRS.to_vec(),
+            accepted: vec![Requirement {
+                kind: EvidenceKind::Tpm,
+                pcrs: PCRS.to_vec(),
+            }],
         }
     }
 
-    fn challenge(&self, request: ChallengeRequest) -> Result<(TpmChallenge, String), Refusal> {
+    fn challenge(
+        &self,
+        request: ChallengeRequest,
+    ) -> Result<(Option<TpmChallenge>, String), Refusal> {
         let challenge = TpmChallenge {
             credential_blob: vec![7; 32],
             encrypted_secret: vec![1],
         };
-        let name = String::from_utf8(request.identity.ek_certificate).unwrap();
-        Ok((challenge, name))
+        let AttesterClaim::Tpm(identity) = request.claim else {
+            return Err(Refusal::of(Class::Malformed));
+        };
+        let name = String::from_utf8(identity.ek_certificate).unwrap();
+        Ok((Some(challenge), name))
     }
 
     fn appraise(&self, challenged: String, request: AppraisalRequest) -> Result<String, Refusal> {
@@ -69,7 +81,7 @@ impl Appraiser for Toy {
             return Err(Refusal::of(Class::Malformed));
         };
         let fresh = tpm.attestation == request.binding.qualifying_data();
-        let activated = request.activated.expose_secret() == &[7; 32];
+        let activated = request.activated.unwrap().expose_secret() == &[7; 32];
         if fresh && activated {
             Ok(challenged)
         } else {
@@ -171,11 +183,11 @@ fn dial(address: SocketAddr, limit: Duration) -> (RpcClient, SealingKey) {
     let sealing_key = SealingKey::generate().unwrap();
     let terms = AttesterTerms {
         owner: owner().public_key().fingerprint(),
-        identity: TpmIdentity {
+        claim: AttesterClaim::Tpm(TpmIdentity {
             ek_certificate: b"node ek".to_vec(),
             ek_public: vec![1],
             ak_public: vec![2],
-        },
+        }),
         sealing_key: sealing_key.public_key(),
     };
     let start = Start {
@@ -189,7 +201,8 @@ fn dial(address: SocketAddr, limit: Duration) -> (RpcClient, SealingKey) {
         match session.step(started.elapsed()).unwrap() {
             AttesterProgress::Established => break,
             AttesterProgress::NeedEvidence(request) => {
-                let activated = ActivatedSecret::from_slice(&request.challenge.credential_blob);
+                let challenge = request.challenge.unwrap();
+                let activated = ActivatedSecret::from_slice(&challenge.credential_blob);
                 let pcrs = request.pcrs.iter().map(|&pcr| (pcr, [0; 32]));
                 let evidence = TpmEvidence {
                     attestation: request.binding.qualifying_data().to_vec(),
@@ -197,7 +210,10 @@ fn dial(address: SocketAddr, limit: Duration) -> (RpcClient, SealingKey) {
                     pcrs: pcrs.collect::<BTreeMap<_, _>>(),
                     event_log: Vec::new(),
                 };
-                let answer = (activated.unwrap(), Evidence::Tpm(evidence));
+                let answer = Attestation {
+                    activated: Some(activated.unwrap()),
+                    evidence: Evidence::Tpm(evidence),
+                };
                 session.supply_evidence(Ok(answer)).unwrap();
             }
             AttesterProgress::Pending => {

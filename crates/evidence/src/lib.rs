@@ -11,23 +11,9 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use aws_lc_rs::digest;
 use core::fmt;
 
-/// What kind of hardware vouches for a node. Fixed by the measured command line, never guessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EvidenceKind {
-    /// An AMD SEV-SNP attestation report.
-    SevSnp,
-    /// A TPM 2.0 quote by an attestation key proven to live beside the endorsement key.
-    Tpm,
-}
+mod kind;
 
-impl fmt::Display for EvidenceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SevSnp => "sev-snp",
-            Self::Tpm => "tpm",
-        })
-    }
-}
+pub use kind::{EvidenceKind, Requirement, UnknownKind};
 
 /// The four ways a node gets its disk key (docs/protocol.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,8 +154,13 @@ impl fmt::Debug for Binding {
 
 /// Evidence as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Evidence {
+    /// An HCL report and a quote by the key that it vouches for.
+    AzureSevSnp(AzureSnpEvidence),
+    /// An SNP report.
+    SevSnp(SnpEvidence),
+    /// An SNP report and a quote of a vTPM beside the guest.
+    SevSnpVtpm(SnpVtpmEvidence),
     /// A TPM quote.
     Tpm(TpmEvidence),
 }
@@ -179,9 +170,43 @@ impl Evidence {
     #[must_use]
     pub const fn kind(&self) -> EvidenceKind {
         match self {
+            Self::AzureSevSnp(_) => EvidenceKind::AzureSevSnp,
+            Self::SevSnp(_) => EvidenceKind::SevSnp,
+            Self::SevSnpVtpm(_) => EvidenceKind::SevSnpVtpm,
             Self::Tpm(_) => EvidenceKind::Tpm,
         }
     }
+}
+
+/// A report of the AMD secure processor, whose `REPORT_DATA` is the binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpEvidence {
+    /// `ATTESTATION_REPORT` as the firmware gave it.
+    pub report: Vec<u8>,
+    /// The certificate table that the host handed out beside it; empty where it has none. The host's
+    /// bytes: they may hold the right certificates and prove nothing by themselves.
+    pub certificates: Vec<u8>,
+}
+
+/// Evidence of a guest under Azure's paravisor (HCL), which runs its vTPM at VMPL 0. The report is
+/// as old as the boot; the quote makes it fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AzureSnpEvidence {
+    /// The blob in the vTPM's NV index 0x01400001: the report and the runtime data that its
+    /// `REPORT_DATA` is the hash of, the attestation key among it.
+    pub hcl_report: Vec<u8>,
+    /// A quote by that attestation key, bound to the channel.
+    pub quote: TpmEvidence,
+}
+
+/// A bare report, and what a vTPM beside the guest says. The host runs such a vTPM: its PCRs are
+/// shown to the operator and trusted for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpVtpmEvidence {
+    /// The report; all rules for bare reports apply.
+    pub snp: SnpEvidence,
+    /// The quote of the vTPM, by the attestation key in the attester's hello.
+    pub quote: TpmEvidence,
 }
 
 /// A quote and what it is over. The attestation and signature stay the bytes the TPM returned;
@@ -196,6 +221,35 @@ pub struct TpmEvidence {
     pub pcrs: BTreeMap<u32, [u8; 32]>,
     /// TCG event log; explains a mismatch, decides nothing. Empty where the platform has none.
     pub event_log: Vec<u8>,
+}
+
+/// What an attester claims to be, in its hello; nothing of it is proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttesterClaim {
+    /// A guest under Azure's paravisor. Its evidence brings the attestation key.
+    AzureSevSnp,
+    /// A bare SEV-SNP guest.
+    SevSnp,
+    /// A SEV-SNP guest with a vTPM beside it.
+    SevSnpVtpm {
+        /// `TPMT_PUBLIC` of the vTPM's attestation key, bound to the channel by being in the hello.
+        ak_public: Vec<u8>,
+    },
+    /// A machine with this TPM.
+    Tpm(TpmIdentity),
+}
+
+impl AttesterClaim {
+    /// The kind of evidence that is offered.
+    #[must_use]
+    pub const fn kind(&self) -> EvidenceKind {
+        match self {
+            Self::AzureSevSnp => EvidenceKind::AzureSevSnp,
+            Self::SevSnp => EvidenceKind::SevSnp,
+            Self::SevSnpVtpm { .. } => EvidenceKind::SevSnpVtpm,
+            Self::Tpm(_) => EvidenceKind::Tpm,
+        }
+    }
 }
 
 /// The TPM that an attester claims to be, sent in its hello.

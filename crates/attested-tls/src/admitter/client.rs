@@ -5,8 +5,8 @@ use evidence::{AdmissionPath, Side, TpmChallenge};
 use owner::OwnerProof;
 
 use super::{
-    Admitter, AdmitterProgress, AppraisalRequest, ChallengeRequest, Flow, Hellos,
-    OwnerProofRequest, State, Turn, parse_evidence,
+    Admitter, AdmitterProgress, ChallengeRequest, Flow, Hellos, OwnerProofRequest, State, Turn,
+    fitting, parse_evidence, requirement_for,
 };
 use crate::{
     AcceptedAttester, Refusal, SessionError,
@@ -24,7 +24,7 @@ pub(super) struct Greeting {
 impl Greeting {
     pub(super) fn advance<A>(self, wire: &mut Wire, party: &Admitter) -> Turn<A> {
         wire.expect_silence()?;
-        let hello = hello::admitter_hello(party.nonce, self.path, &party.terms, None);
+        let hello = hello::admitter_hello(party.nonce, self.path, &party.terms.accepted, None);
         let next = AwaitServerHello {
             path: self.path,
             client_hello: wire.send(&hello)?,
@@ -47,19 +47,19 @@ impl AwaitServerHello {
         wire.expect_silence()?;
         let (path, attester) = Hello::parse_attester(&server_hello).map_err(in_frame(2))?;
         hello::same_path(self.path, path).map_err(in_frame(2))?;
-        let (sealing_key, identity) = attester.into_tpm();
         let hellos = Hellos {
             path,
+            kind: attester.claim.kind(),
             binding: wire.binding(Side::Server, &self.client_hello, &server_hello)?,
-            sealing_key,
+            sealing_key: attester.sealing_key,
         };
-        match identity {
-            Ok(identity) => {
+        match requirement_for(&attester.claim, &party.terms) {
+            Ok(requirement) => {
                 let request = ChallengeRequest {
                     path,
-                    identity,
-                    pcrs: party.terms.pcrs.clone(),
-                    sealing_key,
+                    claim: attester.claim,
+                    requirement,
+                    sealing_key: attester.sealing_key,
                 };
                 Ok((
                     State::ClientChallenging(Challenging { hellos }),
@@ -67,7 +67,7 @@ impl AwaitServerHello {
                 ))
             }
             Err(refusal) => {
-                let next = Challenging { hellos }.supply(Err(refusal));
+                let next = Challenging { hellos }.supply(Err(refusal))?;
                 Ok((State::ClientProving(next), Flow::Continue))
             }
         }
@@ -80,19 +80,22 @@ pub(super) struct Challenging {
 }
 
 impl Challenging {
-    pub(super) fn supply(self, challenge: Result<TpmChallenge, Refusal>) -> Proving {
-        Proving {
+    pub(super) fn supply(
+        self,
+        challenge: Result<Option<TpmChallenge>, Refusal>,
+    ) -> Result<Proving, SessionError> {
+        Ok(Proving {
+            challenge: fitting(self.hellos.kind, challenge)?,
             hellos: self.hellos,
-            challenge,
             asked: false,
-        }
+        })
     }
 }
 
 /// Asks the driver for the owner proof, then waits for it.
 pub(super) struct Proving {
     hellos: Hellos,
-    challenge: Result<TpmChallenge, Refusal>,
+    challenge: Result<Option<TpmChallenge>, Refusal>,
     asked: bool,
 }
 
@@ -118,7 +121,8 @@ impl Proving {
     ) -> Result<AwaitServerEvidence, SessionError> {
         use atls::client_admission::Answer;
         let (answer, refusal) = match self.challenge {
-            Ok(challenge) => (Answer::Challenge(challenge.into()), None),
+            Ok(Some(challenge)) => (Answer::Challenge(challenge.into()), None),
+            Ok(None) => (Answer::Unchallenged(atls::Accepted {}), None),
             Err(refusal) => (Answer::Refusal(refusal.class_only()), Some(refusal)),
         };
         wire.send(&atls::ClientAdmission {
@@ -148,17 +152,10 @@ impl AwaitServerEvidence {
         if let Some(refusal) = parse_verdict(message.verdict).map_err(|e| in_frame(4)(e.into()))? {
             return Err(SessionError::RefusedByAttester(refusal));
         }
-        let (activated, evidence) = parse_evidence(message.evidence).map_err(in_frame(4))?;
-        let request = AppraisalRequest {
-            path: self.hellos.path,
-            binding: self.hellos.binding.clone(),
-            activated,
-            evidence,
-        };
+        let (request, hellos) =
+            parse_evidence(message.evidence, self.hellos).map_err(in_frame(4))?;
         Ok((
-            State::ClientAppraising(Appraising {
-                hellos: self.hellos,
-            }),
+            State::ClientAppraising(Appraising { hellos }),
             Flow::Report(AdmitterProgress::NeedAppraisal(request)),
         ))
     }

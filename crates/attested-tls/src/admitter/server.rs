@@ -1,12 +1,12 @@
 //! The admitter as TLS server: join and rejoin.
 
 use api::atls;
-use evidence::{AdmissionPath, Side, TpmChallenge};
+use evidence::{AdmissionPath, EvidenceKind, Side, TpmChallenge};
 use owner::OwnerProof;
 
 use super::{
-    Admitter, AdmitterProgress, AppraisalRequest, ChallengeRequest, Flow, Hellos,
-    OwnerProofRequest, State, Turn, parse_evidence,
+    Admitter, AdmitterProgress, ChallengeRequest, Flow, Hellos, OwnerProofRequest, State, Turn,
+    fitting, parse_evidence, requirement_for,
 };
 use crate::{
     Refusal, SealingPublicKey, SessionError,
@@ -31,19 +31,19 @@ impl AwaitClientHello {
         if !self.paths.contains(&path) {
             return Err(SessionError::Path { path });
         }
-        let (sealing_key, identity) = attester.into_tpm();
         let next = Challenging {
             path,
+            kind: attester.claim.kind(),
             client_hello,
-            sealing_key,
+            sealing_key: attester.sealing_key,
         };
-        match identity {
-            Ok(identity) => {
+        match requirement_for(&attester.claim, &party.terms) {
+            Ok(requirement) => {
                 let request = ChallengeRequest {
                     path,
-                    identity,
-                    pcrs: party.terms.pcrs.clone(),
-                    sealing_key,
+                    claim: attester.claim,
+                    requirement,
+                    sealing_key: attester.sealing_key,
                 };
                 Ok((
                     State::ServerChallenging(next),
@@ -58,26 +58,28 @@ impl AwaitClientHello {
 /// Waits for the driver's challenge; then frame 2 goes out.
 pub(super) struct Challenging {
     path: AdmissionPath,
+    kind: EvidenceKind,
     client_hello: Payload,
     sealing_key: SealingPublicKey,
 }
 
 impl Challenging {
-    /// A refusal skips the attester's turn: frame 2 carries no challenge, frame 4 follows it.
+    /// A refusal skips the attester's turn: frame 2 accepts nothing, frame 4 follows it.
     pub(super) fn supply<A>(
         self,
         wire: &mut Wire,
         party: &Admitter,
-        challenge: Result<TpmChallenge, Refusal>,
+        challenge: Result<Option<TpmChallenge>, Refusal>,
     ) -> Result<State<A>, SessionError> {
-        let (challenge, refusal) = match challenge {
-            Ok(challenge) => (Some(challenge), None),
-            Err(refusal) => (None, Some(refusal)),
+        let (accepted, challenge, refusal) = match fitting(self.kind, challenge)? {
+            Ok(challenge) => (party.terms.accepted.as_slice(), challenge, None),
+            Err(refusal) => (&[][..], None, Some(refusal)),
         };
-        let hello = hello::admitter_hello(party.nonce, self.path, &party.terms, challenge);
+        let hello = hello::admitter_hello(party.nonce, self.path, accepted, challenge);
         let server_hello = wire.send(&hello)?;
         let hellos = Hellos {
             path: self.path,
+            kind: self.kind,
             binding: wire.binding(Side::Client, &self.client_hello, &server_hello)?,
             sealing_key: self.sealing_key,
         };
@@ -99,17 +101,10 @@ impl AwaitClientEvidence {
             return Ok((State::AwaitClientEvidence(self), Flow::Wait));
         };
         wire.expect_silence()?;
-        let (activated, evidence) = parse_evidence(message.evidence).map_err(in_frame(3))?;
-        let request = AppraisalRequest {
-            path: self.hellos.path,
-            binding: self.hellos.binding.clone(),
-            activated,
-            evidence,
-        };
+        let (request, hellos) =
+            parse_evidence(message.evidence, self.hellos).map_err(in_frame(3))?;
         Ok((
-            State::ServerAppraising(Appraising {
-                hellos: self.hellos,
-            }),
+            State::ServerAppraising(Appraising { hellos }),
             Flow::Report(AdmitterProgress::NeedAppraisal(request)),
         ))
     }

@@ -39,15 +39,16 @@ pub(super) struct AwaitServerHello {
 }
 
 impl AwaitServerHello {
-    pub(super) fn advance(self, wire: &mut Wire, _party: &Attester) -> Turn {
+    pub(super) fn advance(self, wire: &mut Wire, party: &Attester) -> Turn {
         let Some(server_hello) = wire.receive_payload(2)? else {
             return Ok((State::AwaitServerHello(self), Flow::Wait));
         };
         let (path, admitter) = Hello::parse_admitter(&server_hello).map_err(in_frame(2))?;
         hello::same_path(self.path, path).map_err(in_frame(2))?;
         let binding = wire.binding(Side::Client, &self.client_hello, &server_hello)?;
-        let Some(challenge) = admitter.challenge else {
-            // No challenge announces a refusal in frame 4.
+        let kind = party.terms.claim.kind();
+        let Some(pcrs) = admitter.pcrs_of(kind) else {
+            // Not to be accepted announces a refusal in frame 4.
             let next = AwaitServerAdmission {
                 path,
                 binding,
@@ -55,12 +56,14 @@ impl AwaitServerHello {
             };
             return Ok((State::AwaitServerAdmission(next), Flow::Continue));
         };
+        hello::check_challenge("hello.challenge", kind, admitter.challenge.as_ref())
+            .map_err(in_frame(2))?;
         wire.expect_silence()?;
         let request = EvidenceRequest {
             path,
             binding: binding.clone(),
-            challenge,
-            pcrs: admitter.pcrs,
+            challenge: admitter.challenge,
+            pcrs,
         };
         Ok((
             State::ClientChallenged(Challenged { path, binding }),

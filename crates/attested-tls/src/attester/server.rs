@@ -40,7 +40,7 @@ impl AwaitClientHello {
         let next = AwaitClientAdmission {
             path,
             binding: wire.binding(Side::Server, &client_hello, &server_hello)?,
-            pcrs: admitter.pcrs,
+            pcrs: admitter.pcrs_of(party.terms.claim.kind()),
         };
         Ok((State::AwaitClientAdmission(next), Flow::Continue))
     }
@@ -50,7 +50,9 @@ impl AwaitClientHello {
 pub(super) struct AwaitClientAdmission {
     path: AdmissionPath,
     binding: Binding,
-    pcrs: Vec<u32>,
+    /// What to quote; `None` where frame 1 does not accept this kind of evidence, and frame 3 can only
+    /// be a refusal.
+    pcrs: Option<Vec<u32>>,
 }
 
 impl AwaitClientAdmission {
@@ -71,11 +73,21 @@ impl AwaitClientAdmission {
                 Err(unproven.in_frame(3))
             }
             (Ok(challenge), Ok(owner)) => {
+                let kind = party.terms.claim.kind();
+                let pcrs = self.pcrs.ok_or_else(|| {
+                    in_frame(3)(FrameError::Contradiction {
+                        field: "client_admission.answer",
+                        expected: format!("a refusal of {kind}, which frame 1 does not accept"),
+                        got: "none".to_owned(),
+                    })
+                })?;
+                hello::check_challenge("client_admission.challenge", kind, challenge.as_ref())
+                    .map_err(in_frame(3))?;
                 let request = EvidenceRequest {
                     path: self.path,
                     binding: self.binding.clone(),
                     challenge,
-                    pcrs: self.pcrs,
+                    pcrs,
                 };
                 let next = Challenged {
                     path: self.path,
@@ -149,17 +161,18 @@ impl AwaitClientVerdict {
     }
 }
 
-/// The challenge, or the admitter's refusal of the identity.
+/// The challenge, if there is one, or the admitter's refusal of the claim.
 fn parse_answer(
     answer: Option<atls::client_admission::Answer>,
-) -> Result<Result<evidence::TpmChallenge, Refusal>, FrameError> {
+) -> Result<Result<Option<evidence::TpmChallenge>, Refusal>, FrameError> {
     use atls::client_admission::Answer;
     match answer {
         None => Err(Malformed::Missing {
             field: "client_admission.answer",
         }
         .into()),
-        Some(Answer::Challenge(challenge)) => Ok(Ok(challenge.try_into()?)),
+        Some(Answer::Challenge(challenge)) => Ok(Ok(Some(challenge.try_into()?))),
+        Some(Answer::Unchallenged(atls::Accepted {})) => Ok(Ok(None)),
         Some(Answer::Refusal(refusal)) => Ok(Err(refusal.try_into()?)),
     }
 }

@@ -50,10 +50,10 @@ impl Appraiser for Slow {
     fn challenge(
         &self,
         _request: ChallengeRequest,
-    ) -> Result<(TpmChallenge, TpmChallenge), Refusal> {
+    ) -> Result<(Option<TpmChallenge>, TpmChallenge), Refusal> {
         self.work();
         let challenge = challenge();
-        Ok((challenge.clone(), challenge))
+        Ok((Some(challenge.clone()), challenge))
     }
 
     fn appraise(
@@ -62,7 +62,7 @@ impl Appraiser for Slow {
         request: AppraisalRequest,
     ) -> Result<String, Refusal> {
         self.work();
-        appraise(&challenged, &request)
+        appraise(Some(&challenged), &request)
     }
 
     fn prove(&self, request: &OwnerProofRequest) -> OwnerProof {
@@ -237,7 +237,10 @@ async fn a_refused_node_still_gets_the_owners_word() {
         fn terms(&self) -> AdmitterTerms {
             self.0.terms()
         }
-        fn challenge(&self, _: ChallengeRequest) -> Result<(TpmChallenge, TpmChallenge), Refusal> {
+        fn challenge(
+            &self,
+            _: ChallengeRequest,
+        ) -> Result<(Option<TpmChallenge>, TpmChallenge), Refusal> {
             Err(Refusal::for_check(
                 "ek certificate",
                 "a known root",

@@ -222,10 +222,37 @@ fn attester(hello: &mut atls::Hello) -> &mut atls::Attester {
     }
 }
 
+fn admitter(hello: &mut atls::Hello) -> &mut atls::Admitter {
+    match &mut hello.side {
+        Some(atls::hello::Side::Admitter(admitter)) => admitter,
+        _ => panic!("not an admitter"),
+    }
+}
+
+#[test]
+fn evidence_of_another_kind_than_claimed_is_malformed() {
+    let mut office = Raw::against(Office::new(Join), Side::Client);
+    let client_hello = attester_hello(Join).encode_to_vec();
+    office.send(&framed(&client_hello));
+    let server_hello = office.receive().unwrap();
+    let binding = office.binding(Side::Client, (&client_hello, &server_hello));
+    let message = atls::ClientEvidence {
+        evidence: Some(atls::Evidence {
+            activated_secret: vec![7; 32],
+            kind: Some(report(&binding).into()),
+        }),
+    };
+    office.send(&framed(&message.encode_to_vec()));
+    assert!(matches!(
+        office.subject.error(),
+        SessionError::Frame { number: 3, .. }
+    ));
+}
+
 #[test]
 fn another_kind_of_evidence_is_refused_with_the_owners_proof() {
     let mut hello = attester_hello(Join);
-    attester(&mut hello).offered = atls::EvidenceKind::SevSnp.into();
+    attester(&mut hello).offered = atls::EvidenceKind::AzureSevSnp.into();
     attester(&mut hello).tpm = None;
     let mut office = Raw::against(Office::new(Join), Side::Client);
     let client_hello = hello.encode_to_vec();
@@ -256,10 +283,12 @@ fn a_challenge_in_frame_1_is_refused() {
 
 #[test]
 fn an_acceptance_without_evidence_is_no_acceptance() {
-    // Frame 2 without a challenge announces a refusal; frame 4 then accepts.
+    // Frame 2 that accepts no evidence announces a refusal; frame 4 then accepts.
     let mut node = Raw::against(Node::new(Join), Side::Server);
     let client_hello = node.receive().unwrap();
-    let server_hello = admitter_hello(Join, None).encode_to_vec();
+    let mut hello = admitter_hello(Join, None);
+    admitter(&mut hello).accepted.clear();
+    let server_hello = hello.encode_to_vec();
     node.send(&framed(&server_hello));
     let binding = node.binding(Side::Client, (&client_hello, &server_hello));
     let admission = atls::ServerAdmission {
@@ -271,6 +300,20 @@ fn an_acceptance_without_evidence_is_no_acceptance() {
         node.subject.error(),
         SessionError::Frame { number: 4, .. }
     ));
+}
+
+#[test]
+fn a_challenge_comes_exactly_with_a_kind_that_needs_one() {
+    for (terms, challenge) in [(attester_terms(), None), (snp_terms(), Some(challenge()))] {
+        let mut node = Raw::against(Node::with(Join, terms), Side::Server);
+        node.receive().unwrap();
+        node.send(&framed(&admitter_hello(Join, challenge).encode_to_vec()));
+        assert!(matches!(
+            node.subject.error(),
+            SessionError::Frame { number: 2, .. }
+        ));
+        assert!(node.subject.requests.is_empty());
+    }
 }
 
 #[test]

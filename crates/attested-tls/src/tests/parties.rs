@@ -5,15 +5,16 @@
 
 use aws_lc_rs::hmac;
 use evidence::{
-    AdmissionPath, Binding, Evidence, EvidenceKind, TpmChallenge, TpmEvidence, TpmIdentity,
+    AdmissionPath, AttesterClaim, Binding, Evidence, EvidenceKind, Requirement, SnpEvidence,
+    TpmChallenge, TpmEvidence, TpmIdentity,
 };
 use owner::{OwnerKey, Seed};
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     ActivatedSecret, AdmitterProgress, AdmitterSession, AdmitterTerms, AppraisalRequest,
-    AttesterProgress, AttesterSession, AttesterTerms, ChallengeRequest, EvidenceRequest, Refusal,
-    SealingPublicKey, SessionError, Start, TlsEnd,
+    Attestation, AttesterProgress, AttesterSession, AttesterTerms, ChallengeRequest,
+    EvidenceRequest, Refusal, SealingPublicKey, SessionError, Start, TlsEnd,
 };
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -44,14 +45,33 @@ pub(super) fn identity() -> TpmIdentity {
 pub(super) fn attester_terms() -> AttesterTerms {
     AttesterTerms {
         owner: owner(1).public_key().fingerprint(),
-        identity: identity(),
+        claim: AttesterClaim::Tpm(identity()),
         sealing_key: SEALING_KEY,
     }
 }
 
+/// The terms of a node with a report in a TPM's place.
+pub(super) fn snp_terms() -> AttesterTerms {
+    AttesterTerms {
+        claim: AttesterClaim::SevSnp,
+        ..attester_terms()
+    }
+}
+
+pub(super) const PCRS: [u32; 4] = [0, 4, 11, 15];
+
 pub(super) fn admitter_terms() -> AdmitterTerms {
     AdmitterTerms {
-        pcrs: vec![0, 4, 11, 15],
+        accepted: vec![
+            Requirement {
+                kind: EvidenceKind::Tpm,
+                pcrs: PCRS.to_vec(),
+            },
+            Requirement {
+                kind: EvidenceKind::SevSnp,
+                pcrs: Vec::new(),
+            },
+        ],
     }
 }
 
@@ -78,6 +98,30 @@ pub(super) fn quote(binding: &Binding, pcrs: &[u32]) -> Evidence {
     })
 }
 
+/// A toy report: the binding and a MAC of it.
+pub(super) fn report(binding: &Binding) -> Evidence {
+    let mut report = binding.as_bytes().to_vec();
+    report.extend(hmac::sign(&tpm_key(), binding.as_bytes()).as_ref());
+    Evidence::SevSnp(SnpEvidence {
+        report,
+        certificates: Vec::new(),
+    })
+}
+
+/// What an honest driver answers.
+pub(super) fn attestation(request: &EvidenceRequest) -> Attestation {
+    match &request.challenge {
+        Some(challenge) => Attestation {
+            activated: Some(activate(challenge)),
+            evidence: quote(&request.binding, &request.pcrs),
+        },
+        None => Attestation {
+            activated: None,
+            evidence: report(&request.binding),
+        },
+    }
+}
+
 pub(super) fn challenge() -> TpmChallenge {
     let mut credential_blob = vec![0; 16];
     aws_lc_rs::rand::fill(&mut credential_blob).unwrap();
@@ -89,18 +133,26 @@ pub(super) fn challenge() -> TpmChallenge {
 
 /// Appraises as strictly as a real appraisal; the result is the EK certificate as text.
 pub(super) fn appraise(
-    challenge: &TpmChallenge,
+    challenge: Option<&TpmChallenge>,
     request: &AppraisalRequest,
 ) -> Result<String, Refusal> {
-    if !request.activated.ct_eq(&activate(challenge)) {
+    let activated = match (&request.activated, challenge) {
+        (Some(activated), Some(challenge)) => activated.ct_eq(&activate(challenge)),
+        (None, None) => true,
+        _ => false,
+    };
+    if !activated {
         return Err(Refusal::for_check(
             "activated secret",
             "the challenge's",
             "another",
         ));
     }
-    let expected = quote(&request.binding, &admitter_terms().pcrs);
-    if request.evidence.kind() != EvidenceKind::Tpm || request.evidence != expected {
+    let expected = match challenge {
+        Some(_) => quote(&request.binding, &PCRS),
+        None => report(&request.binding),
+    };
+    if request.evidence != expected {
         return Err(Refusal::for_check("binding", "this channel's", "another"));
     }
     Ok(String::from_utf8_lossy(EK).into_owned())
@@ -184,7 +236,12 @@ party!(Node);
 impl Node {
     /// A node that dials or listens, as the path wants it.
     pub(super) fn new(path: AdmissionPath) -> Self {
-        let (end, terms) = (TlsEnd::generate().unwrap(), attester_terms());
+        Self::with(path, attester_terms())
+    }
+
+    /// A node with these terms.
+    pub(super) fn with(path: AdmissionPath, terms: AttesterTerms) -> Self {
+        let end = TlsEnd::generate().unwrap();
         let session = match path {
             AdmissionPath::Join | AdmissionPath::Rejoin => {
                 AttesterSession::connect(&end, start(), terms, path)
@@ -209,10 +266,7 @@ impl Node {
             AttesterProgress::NeedEvidence(request) => {
                 let answer = match self.unable {
                     Some(class) => Err(class),
-                    None => Ok((
-                        activate(&request.challenge),
-                        quote(&request.binding, &request.pcrs),
-                    )),
+                    None => Ok(attestation(&request)),
                 };
                 self.requests.push(request);
                 self.session.supply_evidence(answer)?;
@@ -226,6 +280,8 @@ impl Node {
 #[derive(Default)]
 pub(super) struct Flaws {
     pub(super) refuse_identity: Option<Refusal>,
+    /// What to supply in place of the challenge that the kind needs.
+    pub(super) challenge: Option<Option<TpmChallenge>>,
     pub(super) refuse_evidence: Option<Refusal>,
     pub(super) foreign_owner: bool,
     pub(super) wrong_side: bool,
@@ -245,7 +301,12 @@ party!(Office);
 impl Office {
     /// An admitter that dials or listens, as the path wants it.
     pub(super) fn new(path: AdmissionPath) -> Self {
-        let (end, terms) = (TlsEnd::generate().unwrap(), admitter_terms());
+        Self::with(path, admitter_terms())
+    }
+
+    /// An admitter with these terms.
+    pub(super) fn with(path: AdmissionPath, terms: AdmitterTerms) -> Self {
+        let end = TlsEnd::generate().unwrap();
         let session = match path {
             AdmissionPath::Init | AdmissionPath::Recover => {
                 AdmitterSession::connect(&end, start(), terms, path)
@@ -273,7 +334,7 @@ impl Office {
             }
             AdmitterProgress::NeedAppraisal(request) => {
                 let refusal = self.flaws.refuse_evidence.clone();
-                let appraised = appraise(self.challenge.as_ref().unwrap(), &request);
+                let appraised = appraise(self.challenge.as_ref(), &request);
                 self.session
                     .supply_appraisal(refusal.map_or(appraised, Err))?;
             }
@@ -292,15 +353,20 @@ impl Office {
         self.advance()
     }
 
-    fn challenge(&mut self, request: &ChallengeRequest) -> Result<TpmChallenge, Refusal> {
+    fn challenge(&mut self, request: &ChallengeRequest) -> Result<Option<TpmChallenge>, Refusal> {
         assert_eq!(request.sealing_key, SEALING_KEY);
-        assert_eq!(request.pcrs, admitter_terms().pcrs);
+        assert_eq!(request.requirement.kind, request.claim.kind());
         if let Some(refusal) = self.flaws.refuse_identity.clone() {
             return Err(refusal);
         }
-        let challenge = challenge();
-        self.challenge = Some(challenge.clone());
-        Ok(challenge)
+        if let Some(flaw) = self.flaws.challenge.clone() {
+            return Ok(flaw);
+        }
+        self.challenge = match &request.claim {
+            AttesterClaim::Tpm(_) => Some(challenge()),
+            _ => None,
+        };
+        Ok(self.challenge.clone())
     }
 }
 

@@ -129,6 +129,7 @@ pub(super) fn attester_hello(path: AdmissionPath) -> atls::Hello {
             offered: atls::EvidenceKind::Tpm.into(),
             sealing_key: SEALING_KEY.as_bytes().to_vec(),
             tpm: Some(identity().into()),
+            vtpm_ak_public: Vec::new(),
         })),
     }
 }
@@ -139,8 +140,11 @@ pub(super) fn admitter_hello(path: AdmissionPath, challenge: Option<TpmChallenge
         nonce: vec![4; 32],
         path: atls::AdmissionPath::from(path).into(),
         side: Some(atls::hello::Side::Admitter(atls::Admitter {
-            required: atls::EvidenceKind::Tpm.into(),
-            pcrs: admitter_terms().pcrs,
+            accepted: admitter_terms()
+                .accepted
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             challenge: challenge.map(Into::into),
         })),
     }
@@ -153,10 +157,10 @@ pub(super) fn accepted() -> Option<atls::Verdict> {
 }
 
 pub(super) fn evidence(challenge: &TpmChallenge, binding: &Binding) -> Option<atls::Evidence> {
-    let evidence = quote(binding, &admitter_terms().pcrs);
+    let evidence = quote(binding, &PCRS);
     Some(atls::Evidence {
         activated_secret: activate(challenge).expose_secret().to_vec(),
-        kind: Some(evidence.try_into().unwrap()),
+        kind: Some(evidence.into()),
     })
 }
 

@@ -64,7 +64,7 @@ fn evidence_is_asked_for_this_channel_and_this_policy() {
     let [request] = node.requests.as_slice() else {
         panic!("{:?}", node.requests)
     };
-    assert_eq!(request.pcrs, admitter_terms().pcrs);
+    assert_eq!(request.pcrs, PCRS);
     assert_eq!(
         std::slice::from_ref(&request.binding),
         office.bindings.as_slice()
@@ -263,7 +263,12 @@ fn answers_that_were_not_asked_for_are_refused() {
     let answer = node.session.supply_evidence(Err(Class::Internal));
     assert!(matches!(answer, Err(SessionError::Internal { .. })));
     let mut office = Office::new(Join);
-    assert!(office.session.supply_challenge(Ok(challenge())).is_err());
+    assert!(
+        office
+            .session
+            .supply_challenge(Ok(Some(challenge())))
+            .is_err()
+    );
     assert!(office.session.supply_appraisal(Ok(String::new())).is_err());
     assert!(node.session.into_channel().is_err());
     assert!(office.session.into_channel().is_err());
@@ -293,6 +298,59 @@ fn a_cut_cable_ends_every_state() {
                     "{outcome:?}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn a_kind_that_needs_no_challenge_is_admitted_without_one() {
+    for path in PATHS {
+        let mut node = Node::with(path, snp_terms());
+        let mut office = Office::new(path);
+        converse(&mut node, &mut office);
+        assert!(matches!(node.outcome(), Some(Ok(()))), "{path}");
+        assert!(matches!(office.outcome(), Some(Ok(()))), "{path}");
+        let [request] = node.requests.as_slice() else {
+            panic!("{:?}", node.requests)
+        };
+        assert!(request.challenge.is_none() && request.pcrs.is_empty());
+    }
+}
+
+#[test]
+fn a_kind_that_is_not_accepted_makes_no_evidence() {
+    for path in PATHS {
+        let mut node = Node::with(path, snp_terms());
+        let mut terms = admitter_terms();
+        terms.accepted.truncate(1);
+        let mut office = Office::with(path, terms);
+        converse(&mut node, &mut office);
+        let SessionError::RefusedPeer(refusal) = office.error() else {
+            panic!("{:?}", office.error())
+        };
+        assert_eq!(refusal.checks[0].check, "evidence kind");
+        assert_eq!(
+            (&*refusal.checks[0].expected, &*refusal.checks[0].got),
+            ("tpm", "sev-snp")
+        );
+        assert!(node.error().is_final_for_attester(), "{path}");
+        assert!(node.requests.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn a_driver_cannot_leave_out_a_challenge_nor_add_one() {
+    for (terms, challenge) in [(attester_terms(), None), (snp_terms(), Some(challenge()))] {
+        for path in PATHS {
+            let mut node = Node::with(path, terms.clone());
+            let mut office = Office::new(path);
+            office.flaws.challenge = Some(challenge.clone());
+            converse(&mut node, &mut office);
+            assert!(
+                matches!(office.error(), SessionError::Internal { .. }),
+                "{path}"
+            );
+            assert!(node.requests.is_empty(), "{path}");
         }
     }
 }
