@@ -34,7 +34,7 @@ mod settle;
 mod store;
 
 pub use plan::{ForeignAppraisal, Grant, Persisted, Plan, Release, Ticket};
-pub use record::{BootId, NodeRecord, RecordState, Timestamp, TombstoneCause};
+pub use record::{BootId, NodeRecord, RecordState, SealingKeyHash, Timestamp, TombstoneCause};
 pub use refusal::{Refusal, RefusalClass};
 pub use request::{Adoption, Context, OperatorAction, Peer, Request};
 pub use server::{Step, decide, operate};

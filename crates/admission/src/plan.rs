@@ -1,3 +1,4 @@
+use crate::BootId;
 use alloc::string::String;
 use appraisal::{Appraised, AttesterIdentity};
 use audit::RecordEvent;
@@ -44,6 +45,7 @@ pub struct Ticket {
     pub(crate) release: Release,
     pub(crate) attester: AttesterIdentity,
     pub(crate) image: String,
+    pub(crate) boot: BootId,
 }
 
 /// The appraisal is another peer's than the one the ticket was decided for.
@@ -89,12 +91,19 @@ impl Persisted {
 }
 
 impl Ticket {
-    /// The permission, against the proof that the peer was appraised.
+    /// The permission, against the proof that the peer with this sealing key was appraised.
     ///
     /// # Errors
     /// [`ForeignAppraisal`] when it is not the appraisal that the request's facts came from.
-    pub fn release(self, appraised: &Appraised) -> Result<Release, ForeignAppraisal> {
-        if *appraised.identity() == self.attester && appraised.image() == self.image {
+    pub fn release(
+        self,
+        appraised: &Appraised,
+        sealing_key: &[u8; 32],
+    ) -> Result<Release, ForeignAppraisal> {
+        let same = *appraised.identity() == self.attester
+            && appraised.image() == self.image
+            && BootId::of(appraised, sealing_key) == self.boot;
+        if same {
             Ok(self.release)
         } else {
             Err(ForeignAppraisal)

@@ -1,5 +1,5 @@
 use alloc::string::String;
-use appraisal::AttesterIdentity;
+use appraisal::{Appraised, AttesterIdentity};
 use aws_lc_rs::digest::{SHA256, digest};
 use core::fmt;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
@@ -66,7 +66,7 @@ impl NodeRecord {
     }
 }
 
-/// One boot of one machine: SHA-256 of its sealing key, which is made anew at each boot.
+/// One boot of one machine: a hash of what is made anew at each boot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BootId(#[serde(with = "hex::serde")] [u8; 32]);
@@ -75,13 +75,56 @@ impl BootId {
     /// No boot: records and claims that an operator made.
     pub const OPERATOR: Self = Self([0; 32]);
 
-    /// The boot that this sealing key belongs to.
+    /// The boot that this sealing key belongs to. Enough where a latch keeps a boot from asking again
+    /// with another key.
     #[must_use]
     pub fn of_sealing_key(key: &[u8; 32]) -> Self {
-        let mut id = [0; 32];
-        id.copy_from_slice(digest(&SHA256, key).as_ref());
-        Self(id)
+        Self(sha256(key))
     }
+
+    /// The boot of the SEV-SNP guest with this `REPORT_ID`, whatever sealing keys it makes.
+    #[must_use]
+    pub fn of_report_id(report_id: &[u8; 32]) -> Self {
+        const LABEL: &[u8; 32] = b"constellation-boot-report-id-v1\0";
+        let mut input = [0; 64];
+        input[..32].copy_from_slice(LABEL);
+        input[32..].copy_from_slice(report_id);
+        Self(sha256(&input))
+    }
+
+    /// The boot of an appraised attester whose hello carried `sealing_key`.
+    #[must_use]
+    pub fn of(appraised: &Appraised, sealing_key: &[u8; 32]) -> Self {
+        match appraised.report_id() {
+            Some(report_id) => Self::of_report_id(report_id),
+            None => Self::of_sealing_key(sealing_key),
+        }
+    }
+}
+
+/// SHA-256 of a sealing key: who holds what a boot got.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SealingKeyHash(#[serde(with = "hex::serde")] [u8; 32]);
+
+impl SealingKeyHash {
+    /// The hash of this key.
+    #[must_use]
+    pub fn of(key: &[u8; 32]) -> Self {
+        Self(sha256(key))
+    }
+}
+
+impl fmt::Debug for SealingKeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SealingKeyHash({})", hex::encode(self.0))
+    }
+}
+
+fn sha256(input: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, input).as_ref());
+    hash
 }
 
 impl fmt::Display for BootId {

@@ -1,4 +1,4 @@
-use crate::{BootId, Timestamp};
+use crate::{BootId, SealingKeyHash, Timestamp};
 use alloc::{collections::BTreeSet, string::String};
 use appraisal::{Appraised, AttesterIdentity};
 use core::fmt;
@@ -15,8 +15,10 @@ pub struct Peer {
     pub image: String,
     /// The roles that the image may take.
     pub roles: BTreeSet<Role>,
-    /// This boot: the hash of the sealing key in the peer's hello, which the evidence is bound to.
+    /// This boot.
     pub boot: BootId,
+    /// The sealing key in the peer's hello, which the evidence is bound to.
+    pub sealing_key: SealingKeyHash,
     /// The path that both hellos named.
     pub path: AdmissionPath,
 }
@@ -29,7 +31,8 @@ impl Peer {
             attester: *appraised.identity(),
             image: String::from(appraised.image()),
             roles: appraised.roles().iter().copied().collect(),
-            boot: BootId::of_sealing_key(sealing_key),
+            boot: BootId::of(appraised, sealing_key),
+            sealing_key: SealingKeyHash::of(sealing_key),
             path,
         }
     }

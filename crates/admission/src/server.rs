@@ -125,12 +125,15 @@ impl Desk<'_> {
         })
     }
 
-    /// A boot claims one disk, once and for ever, and gets no second key after its Commit.
+    /// A boot claims one disk for one sealing key, once and for ever, and gets no second key after its
+    /// Commit. Where no latch names the boot, the sealing key is what keeps whoever comes later in the
+    /// same boot from asking again.
     fn claim_boot(&self, disk: DiskId, writes: &mut Writes) -> Result<(), Halt> {
         let claim = BootClaim {
             disk,
             boot: self.peer.boot,
             attester: self.peer.attester,
+            sealing_key: self.peer.sealing_key,
             committed: None,
         };
         match self.snapshot.boot(self.peer.boot)? {

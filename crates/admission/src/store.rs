@@ -1,4 +1,4 @@
-use crate::{BootId, NodeRecord, Refusal};
+use crate::{BootId, NodeRecord, Refusal, SealingKeyHash};
 use alloc::{collections::BTreeMap, string::ToString, vec::Vec};
 use appraisal::AttesterIdentity;
 use core::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Kubernetes object name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// Index: the one disk that an attester may unlock.
+    /// Index: the one disk that an attester may unlock, where evidence names a machine.
     Attester(AttesterIdentity),
     /// Claim of a boot: one disk for each boot. Outlives its node.
     Boot(BootId),
@@ -53,6 +53,8 @@ pub struct BootClaim {
     pub boot: BootId,
     /// The attester.
     pub attester: AttesterIdentity,
+    /// Who asked. A lost answer is repeated to the same sealing key only.
+    pub sealing_key: SealingKeyHash,
     /// The generation that this boot committed: from then on it gets no ticket.
     pub committed: Option<Generation>,
 }
@@ -63,7 +65,7 @@ pub struct BootClaim {
 pub struct Claim {
     /// The disk.
     pub disk: DiskId,
-    /// The boot (hash of the sealing key) that made the claim.
+    /// The boot that made the claim.
     pub boot: BootId,
     /// The attester. It lets the same machine take over what its last boot left half done.
     pub attester: AttesterIdentity,
@@ -152,11 +154,13 @@ impl Snapshot {
         self.0.insert(key, value);
     }
 
-    /// Fails with the keys of `keys` that were not read yet.
+    /// Fails with the keys of `keys` that were not read yet. Nothing is indexed for an attester that
+    /// names no machine.
     pub(crate) fn need(&self, keys: &[Key]) -> Result<(), Halt> {
+        let indexed = |key: &Key| !matches!(key, Key::Attester(by) if !by.names_machine());
         let missing: Vec<Key> = keys
             .iter()
-            .filter(|k| !self.0.contains_key(k))
+            .filter(|k| indexed(k) && !self.0.contains_key(k))
             .cloned()
             .collect();
         if missing.is_empty() {
@@ -188,7 +192,11 @@ impl Snapshot {
         .map(Option::<&BootClaim>::copied)
     }
 
+    /// The one disk of a machine; none where `attester` names no machine.
     pub(crate) fn attester(&self, attester: AttesterIdentity) -> Result<Option<DiskId>, Halt> {
+        if !attester.names_machine() {
+            return Ok(None);
+        }
         self.value(Key::Attester(attester), |value| match value {
             Value::Attester(disk) => Some(disk),
             _ => None,
@@ -261,6 +269,22 @@ impl Writes {
     /// [`Self::put`] of a claim.
     pub(crate) fn claim(&mut self, key: Key, stored: Option<&Claim>, claim: Claim) {
         self.put(key, stored.copied().map(Value::Claim), Value::Claim(claim));
+    }
+
+    /// Holds a machine to one disk, where `attester` names one.
+    pub(crate) fn index(
+        &mut self,
+        attester: AttesterIdentity,
+        stored: Option<DiskId>,
+        disk: DiskId,
+    ) {
+        if attester.names_machine() {
+            self.put(
+                Key::Attester(attester),
+                stored.map(Value::Attester),
+                Value::Attester(disk),
+            );
+        }
     }
 
     /// [`Self::put`] of a record.

@@ -62,8 +62,16 @@ fn hostile() -> impl Strategy<Value = Op> {
 }
 
 fn scenario(op: impl Strategy<Value = Op>, length: usize) -> impl Strategy<Value = Scenario> {
-    (any::<bool>(), prop::collection::vec(op, 1..length))
-        .prop_map(|(transactions, ops)| Scenario { transactions, ops })
+    (
+        any::<bool>(),
+        any::<bool>(),
+        prop::collection::vec(op, 1..length),
+    )
+        .prop_map(|(transactions, sev_snp, ops)| Scenario {
+            transactions,
+            sev_snp,
+            ops,
+        })
 }
 
 fn check(scenario: &Scenario, outcome: Result<World, Violation>) -> World {
@@ -171,6 +179,7 @@ fn init_heals_after_a_cut_at_every_step() {
         for torn in [None, Some(false), Some(true)] {
             let mut world = World::new(&Scenario {
                 transactions: false,
+                sev_snp: false,
                 ops: Vec::new(),
             });
             world.machine(0).role = Role::ControlPlane;
@@ -203,6 +212,7 @@ fn a_restored_store_locks_nobody_out() {
     for transactions in [false, true] {
         let mut world = World::new(&Scenario {
             transactions,
+            sev_snp: false,
             ops: Vec::new(),
         });
         let mut backups = vec![world.services.clone()];
@@ -225,6 +235,7 @@ fn late_requests_of_an_earlier_boot_lock_nobody_out() {
         for second in 0..50 {
             let mut world = World::new(&Scenario {
                 transactions: false,
+                sev_snp: false,
                 ops: Vec::new(),
             });
             join_steps(&mut world, first).unwrap();

@@ -38,7 +38,9 @@ impl Desk<'_> {
     ) -> Result<(), Halt> {
         let disk = record.disk;
         let stored = self.snapshot.boot(self.peer.boot)?;
-        let claim = stored.filter(|claim| claim.disk == disk);
+        let ours =
+            |claim: &BootClaim| claim.disk == disk && claim.sealing_key == self.peer.sealing_key;
+        let claim = stored.filter(ours);
         let claim = claim.ok_or(Refusal::NoTicket { disk })?;
         match claim.committed {
             Some(committed) if committed == generation => {}

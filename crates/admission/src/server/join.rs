@@ -68,6 +68,7 @@ impl Desk<'_> {
             release,
             attester: self.peer.attester,
             image: self.peer.image.clone(),
+            boot: self.peer.boot,
         };
         Plan::new(Some(event), Grant::Ticket(ticket))
     }
@@ -175,11 +176,7 @@ impl Desk<'_> {
 
     fn index_attester(&self, disk: DiskId, writes: &mut Writes) -> Result<(), Halt> {
         let stored = self.snapshot.attester(self.peer.attester)?;
-        writes.put(
-            Key::Attester(self.peer.attester),
-            stored.map(Value::Attester),
-            Value::Attester(disk),
-        );
+        writes.index(self.peer.attester, stored, disk);
         Ok(())
     }
 

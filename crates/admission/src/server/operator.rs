@@ -143,11 +143,7 @@ impl Operator<'_> {
         {
             return Err(Refusal::NotCurrent { disk, current }.into());
         }
-        writes.put(
-            Key::Attester(attester),
-            stored.map(Value::Attester),
-            Value::Attester(disk),
-        );
+        writes.index(attester, stored, disk);
         Ok(())
     }
 

@@ -56,8 +56,11 @@ impl Desk<'_> {
         }
         let named = self.snapshot.claim(Key::Name(record.node.clone()))?;
         let claimed = self.snapshot.claim(Key::Disk(disk))?;
-        let indexed = self.snapshot.attester(record.attester)?;
-        for held in [named.map(|c| c.disk), claimed.map(|c| c.disk), indexed] {
+        let mut holders = alloc::vec![named.map(|c| c.disk), claimed.map(|c| c.disk)];
+        if record.attester.names_machine() {
+            holders.push(self.snapshot.attester(record.attester)?);
+        }
+        for held in holders {
             match held {
                 Some(held) if held == disk => {}
                 Some(current) => return Err(Refusal::NotCurrent { disk, current }.into()),

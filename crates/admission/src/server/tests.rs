@@ -11,6 +11,7 @@ extern crate std;
 
 const D1: DiskId = DiskId::from_bytes([1; 16]);
 const D2: DiskId = DiskId::from_bytes([2; 16]);
+const D3: DiskId = DiskId::from_bytes([3; 16]);
 
 /// A store that applies everything at once.
 #[derive(Default)]
@@ -66,7 +67,17 @@ fn peer(tpm: u8, boot: u8, path: AdmissionPath) -> Peer {
         image: String::from("image"),
         roles: [Role::Worker].into(),
         boot: crate::BootId::of_sealing_key(&[boot; 32]),
+        sealing_key: crate::SealingKeyHash::of(&[boot; 32]),
         path,
+    }
+}
+
+/// A bare SEV-SNP guest, in the boot with this `REPORT_ID`, that asks with this sealing key.
+fn guest(report_id: u8, sealing_key: u8, path: AdmissionPath) -> Peer {
+    Peer {
+        attester: AttesterIdentity::SevSnp,
+        boot: crate::BootId::of_report_id(&[report_id; 32]),
+        ..peer(0, sealing_key, path)
     }
 }
 
@@ -192,6 +203,99 @@ fn other_machines_get_neither_name_nor_disk() {
     assert!(matches!(mismatch, Refusal::AttesterMismatch { .. }));
     assert_eq!(unknown, Refusal::UnknownDisk { disk: D2 });
     assert_eq!(name_taken.class(), RefusalClass::Refused);
+}
+
+#[test]
+fn a_guest_without_a_latch_gets_one_release_for_each_boot() {
+    let mut store = Store::joined(&guest(1, 1, Join), D1);
+    let first = guest(2, 2, Rejoin);
+    drop(release(store.ask(&first, &rejoin(D1)).unwrap()));
+    // A lost answer is repeated to the same sealing key.
+    drop(release(store.ask(&first, &rejoin(D1)).unwrap()));
+    // Whoever asks later in the same boot has another one.
+    let second = guest(2, 3, Rejoin);
+    let spent = Refusal::BootSpent { disk: D1 };
+    assert_eq!(store.ask(&second, &rejoin(D1)).unwrap_err(), spent);
+    assert_eq!(
+        store.ask(&second, &commit(D1, 2)).unwrap_err(),
+        Refusal::NoTicket { disk: D1 }
+    );
+    drop(store.ask(&first, &commit(D1, 2)).unwrap());
+    assert_eq!(store.ask(&first, &rejoin(D1)).unwrap_err(), spent);
+    assert_eq!(store.ask(&second, &rejoin(D1)).unwrap_err(), spent);
+    // Also after newer boots.
+    drop(release(
+        store.ask(&guest(4, 4, Rejoin), &rejoin(D1)).unwrap(),
+    ));
+    drop(store.ask(&guest(4, 4, Rejoin), &commit(D1, 3)).unwrap());
+    for old in [&first, &second] {
+        assert_eq!(store.ask(old, &rejoin(D1)).unwrap_err(), spent);
+    }
+    assert_eq!(
+        store
+            .ask(&guest(1, 9, Join), &join(D2, "worker-1"))
+            .unwrap_err(),
+        Refusal::BootClaimed {
+            expected: D1,
+            got: D2
+        }
+    );
+}
+
+#[test]
+fn guests_that_no_evidence_tells_apart_have_a_disk_each() {
+    let mut store = Store::joined(&guest(1, 1, Join), D1);
+    drop(release(
+        store
+            .ask(&guest(2, 2, Join), &join(D2, "worker-1"))
+            .unwrap(),
+    ));
+    drop(store.ask(&guest(2, 2, Join), &commit(D2, 1)).unwrap());
+    for (boot, disk) in [(3, D1), (4, D2)] {
+        let released = release(
+            store
+                .ask(&guest(boot, boot, Rejoin), &rejoin(disk))
+                .unwrap(),
+        );
+        assert_eq!(released.disk(), disk);
+    }
+    // The name holds what the machine holds elsewhere: its active disk is not joined again.
+    assert!(matches!(
+        store
+            .ask(&guest(5, 5, Join), &join(D3, "worker-0"))
+            .unwrap_err(),
+        Refusal::ActiveDiskBlank { disk: D1, .. }
+    ));
+    // Neither does a machine with a TPM get it, nor a guest the disk of such a machine.
+    assert!(matches!(
+        store.ask(&peer(1, 6, Rejoin), &rejoin(D1)).unwrap_err(),
+        Refusal::AttesterMismatch { .. }
+    ));
+    let mut store = Store::joined(&peer(1, 1, Join), D1);
+    assert!(matches!(
+        store.ask(&guest(2, 2, Rejoin), &rejoin(D1)).unwrap_err(),
+        Refusal::AttesterMismatch { .. }
+    ));
+}
+
+#[test]
+fn a_guest_that_never_committed_joins_again() {
+    let mut store = Store::default();
+    drop(
+        store
+            .ask(&guest(1, 1, Join), &join(D1, "worker-0"))
+            .unwrap(),
+    );
+    let released = release(
+        store
+            .ask(&guest(2, 2, Join), &join(D2, "worker-0"))
+            .unwrap(),
+    );
+    assert_eq!(released.disk(), D2);
+    assert_eq!(
+        store.ask(&guest(1, 1, Join), &commit(D1, 1)).unwrap_err(),
+        Refusal::NeverCommitted { disk: D1 }
+    );
 }
 
 #[test]

@@ -63,6 +63,11 @@ impl World {
         if !audited {
             self.violate("a release is always audited first", disk.to_string());
         }
+        let got = (disk, job.peer.sealing_key);
+        let boot = (job.by_services(), job.peer.boot);
+        if *self.released.entry(boot).or_insert(got) != got {
+            self.violate("one release for each boot", disk.to_string());
+        }
         let store = self.store(job.by_services()).clone();
         let broken = invariant_release_has_claims(&store, job, disk, since)
             .or_else(|| invariant_not_released_when_dead(&store, disk, since));
@@ -98,7 +103,10 @@ fn invariant_one_committed_disk_per_node(store: &Store) -> Broken {
     let mut attesters = BTreeMap::new();
     let mut names = BTreeMap::new();
     for record in store.records().filter(|r| r.state == RecordState::Active) {
-        let by_attester = attesters.insert(record.attester, record.disk);
+        let by_attester = match record.attester.names_machine() {
+            true => attesters.insert(record.attester, record.disk),
+            false => None,
+        };
         let by_name = names.insert(record.node.clone(), record.disk);
         if by_attester.or(by_name).is_some() {
             return broken(
@@ -155,16 +163,17 @@ fn invariant_release_has_claims(store: &Store, job: &Job, disk: DiskId, since: u
     let peer = &job.peer;
     let boot = held(
         Key::Boot(peer.boot),
-        &|v| matches!(v, Value::Boot(c) if c.disk == disk && c.attester == peer.attester),
+        &|v| matches!(v, Value::Boot(c) if c.disk == disk && c.attester == peer.attester && c.sealing_key == peer.sealing_key),
     );
     let claimed = held(
         Key::Disk(disk),
         &|v| matches!(v, Value::Claim(c) if c.disk == disk && c.attester == peer.attester),
     );
-    let indexed = held(
-        Key::Attester(peer.attester),
-        &|v| matches!(v, Value::Attester(d) if *d == disk),
-    );
+    let indexed = !peer.attester.names_machine()
+        || held(
+            Key::Attester(peer.attester),
+            &|v| matches!(v, Value::Attester(d) if *d == disk),
+        );
     let record = store
         .held_since(&Key::Record(disk), since)
         .find_map(|v| match v {

@@ -4,7 +4,7 @@ use super::{
     world::{HandOff, World},
 };
 use admission::{
-    BootId, Peer, Request,
+    BootId, Peer, Request, SealingKeyHash,
     node::{Action, Event, Exit, Failure, Node, Slot},
 };
 use appraisal::AttesterIdentity;
@@ -28,6 +28,7 @@ pub(crate) struct Machine {
 /// One boot, with the state machine under test.
 pub(crate) struct Boot {
     pub(crate) id: BootId,
+    pub(crate) sealing_key: SealingKeyHash,
     pub(crate) node: Node,
     pub(crate) action: Option<Action>,
     pub(crate) awaiting: Option<u64>,
@@ -47,11 +48,17 @@ impl World {
             return;
         }
         self.next_boot = self.next_boot.wrapping_add(1);
-        let id = BootId::of_sealing_key(&[self.next_boot; 32]);
+        let unique = [self.next_boot; 32];
+        let id = if self.sev_snp {
+            BootId::of_report_id(&unique)
+        } else {
+            BootId::of_sealing_key(&unique)
+        };
         let machine = self.machine(m);
         let (node, action) = Node::start(machine.disk.state());
         machine.boot = Some(Boot {
             id,
+            sealing_key: SealingKeyHash::of(&unique),
             node,
             action: Some(action),
             awaiting: None,
@@ -228,6 +235,7 @@ impl World {
             image: format!("image-{}", machine.roles.len()),
             roles: machine.roles.clone(),
             boot: boot.id,
+            sealing_key: boot.sealing_key,
             path: boot.path?,
         })
     }

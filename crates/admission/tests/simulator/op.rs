@@ -7,6 +7,10 @@ pub(crate) struct Scenario {
     /// Whether a decision runs in one transaction (embedded store) or read by read and write by
     /// write (Kubernetes objects).
     pub(crate) transactions: bool,
+    /// Whether the machines are bare SEV-SNP guests, which no evidence tells apart, instead of machines
+    /// with a TPM.
+    #[serde(default)]
+    pub(crate) sev_snp: bool,
     /// What happens.
     pub(crate) ops: Vec<Op>,
 }

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) transactions: bool,
+    pub(crate) sev_snp: bool,
+    /// What each boot got, by its store.
+    pub(crate) released: BTreeMap<(bool, admission::BootId), (DiskId, admission::SealingKeyHash)>,
     pub(crate) now: u64,
     pub(crate) machines: Vec<Machine>,
     pub(crate) services: Store,
@@ -59,9 +62,11 @@ impl World {
     /// Four machines. Machine 0 boots an image for both roles, the others one for workers. Machine 3
     /// has the TPM of machine 1: a clone that the host made.
     pub(crate) fn new(scenario: &Scenario) -> Self {
-        let machine = |i: u8, tpm: u8| Machine::new(i, tpm);
+        let machine = |i: u8, tpm: u8| Machine::new(i, (!scenario.sev_snp).then_some(tpm));
         Self {
             transactions: scenario.transactions,
+            sev_snp: scenario.sev_snp,
+            released: BTreeMap::new(),
             now: 1000,
             machines: vec![machine(0, 0), machine(1, 1), machine(2, 2), machine(3, 1)],
             services: Store::default(),
@@ -205,9 +210,14 @@ pub(crate) fn node_name(i: u8) -> NodeName {
 }
 
 impl Machine {
-    pub(crate) fn new(i: u8, tpm: u8) -> Self {
+    /// A machine with this TPM, or a bare SEV-SNP guest.
+    pub(crate) fn new(i: u8, tpm: Option<u8>) -> Self {
+        let attester = tpm.map_or_else(
+            || "sev-snp".into(),
+            |tpm| format!("{:064x}", u32::from(tpm) + 1),
+        );
         Self {
-            attester: format!("{:064x}", u32::from(tpm) + 1).parse().unwrap(),
+            attester: attester.parse().unwrap(),
             name: node_name(i),
             role: identity::Role::Worker,
             roles: if i == 0 {
