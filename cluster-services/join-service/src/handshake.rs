@@ -3,8 +3,7 @@
 use crate::{config::LimitConfig, failure::outcome};
 use api::Class;
 use appraisal::{
-    AppraisalError, Appraised, Appraiser, AttesterIdentity, ChallengedAk, CredentialSecret,
-    ErrorClass,
+    Answer, AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret, Endorsements,
 };
 use attested_tls::{
     AcceptedAttester, Admitter, AdmitterTerms, AppraisalRequest, AttestedStream, ChallengeRequest,
@@ -12,7 +11,7 @@ use attested_tls::{
 };
 use audit::{Action, Check, RecordEvent, Text};
 use aws_lc_rs::rand;
-use evidence::{AdmissionPath, Evidence, TpmChallenge};
+use evidence::{AdmissionPath, TpmChallenge};
 use owner::{AdmissionKey, OwnerProof};
 use service_runtime::{
     Chain,
@@ -141,8 +140,7 @@ pub struct Desk {
 #[derive(Debug)]
 pub struct Challenged {
     rules: Arc<Appraiser>,
-    ak: ChallengedAk,
-    attester: AttesterIdentity,
+    claim: appraisal::Challenged,
 }
 
 impl Desk {
@@ -164,24 +162,19 @@ impl Desk {
         attester: Option<&AttesterIdentity>,
         error: &AppraisalError,
     ) -> Refusal {
-        let class = match error.class() {
-            ErrorClass::Internal => Class::Internal,
-            ErrorClass::Malformed => Class::Malformed,
-            ErrorClass::Refused => Class::Refused,
-        };
+        let refusal = Refusal::from(error);
         let claimed = attester.map(ToString::to_string).unwrap_or_default();
         tracing::warn!(%path, attester = claimed, error = %Chain(error), "appraisal refused");
-        let mut event = RecordEvent::new(Action::Refusal, outcome(class), "attestation");
+        let mut event = RecordEvent::new(Action::Refusal, outcome(refusal.class), "attestation");
         event.path = Some(Text::from_display(path));
         let proven = attester.filter(|_| error.is_by_proven_attester());
         event.attester = proven.map(Text::from_display);
-        let checks = error.checks();
-        for check in &checks {
-            let appraisal::FailedCheck {
-                check,
-                expected,
-                got,
-            } = check;
+        for FailedCheck {
+            check,
+            expected,
+            got,
+        } in &refusal.checks
+        {
             tracing::warn!(attester = claimed, check, expected, got, "check failed");
             event.checks.push(Check::new(check, expected, got));
         }
@@ -195,15 +188,7 @@ impl Desk {
         } else {
             metrics::counter!("refusals_not_recorded_total").increment(1);
         }
-        let checks = checks.into_iter().map(|check| FailedCheck {
-            check: check.check,
-            expected: check.expected,
-            got: check.got,
-        });
-        Refusal {
-            class,
-            checks: checks.collect(),
-        }
+        refusal
     }
 }
 
@@ -213,32 +198,26 @@ impl attested_tls::Appraiser for Desk {
 
     fn terms(&self) -> AdmitterTerms {
         AdmitterTerms {
-            pcrs: self.rules.current().policy().tpm_pcrs().to_vec(),
+            accepted: self.rules.current().requirements(),
         }
     }
 
-    fn challenge(&self, request: ChallengeRequest) -> Result<(TpmChallenge, Challenged), Refusal> {
+    fn challenge(
+        &self,
+        request: ChallengeRequest,
+    ) -> Result<(Option<TpmChallenge>, Challenged), Refusal> {
         let rules = self.rules.current();
-        if rules.policy().tpm_pcrs() != request.pcrs {
+        if !rules.requirements().contains(&request.requirement) {
             // Another policy came into force since the session began. The node is told to come again:
-            // a refusal for the PCRs that we asked for ourselves would end its boot.
+            // a refusal for what we asked for ourselves would end its boot.
             return Err(Refusal::of(Class::Unavailable));
         }
-        let ek = rules
-            .authenticate_ek(&request.identity)
-            .map_err(|error| self.refuse(request.path, None, &error))?;
-        let attester = *ek.claimed_identity();
         let secret = CredentialSecret::try_fill(|secret| rand::fill(secret))
             .map_err(|_| Refusal::of(Class::Internal))?;
-        let (ak, challenge) = ek
-            .challenge(secret)
-            .map_err(|error| self.refuse(request.path, Some(&attester), &error))?;
-        let challenged = Challenged {
-            rules,
-            ak,
-            attester,
-        };
-        Ok((challenge, challenged))
+        let (claim, challenge) = rules
+            .challenge(&request.claim, secret)
+            .map_err(|error| self.refuse(request.path, None, &error))?;
+        Ok((challenge, Challenged { rules, claim }))
     }
 
     fn appraise(
@@ -246,17 +225,20 @@ impl attested_tls::Appraiser for Desk {
         challenged: Challenged,
         request: AppraisalRequest,
     ) -> Result<Appraised, Refusal> {
-        let Challenged {
-            rules,
-            ak,
-            attester,
-        } = challenged;
-        let Evidence::Tpm(evidence) = &request.evidence else {
-            return Err(Refusal::of(Class::Malformed));
+        let Challenged { rules, claim } = challenged;
+        let attester = claim.claimed_identity();
+        let answer = Answer {
+            activated: request
+                .activated
+                .as_ref()
+                .map(|secret| &secret.expose_secret()[..]),
+            evidence: &request.evidence,
+            binding: &request.binding,
+            endorsements: Endorsements::default(),
+            now: crate::tickets::now().0,
         };
-        let activated = request.activated.expose_secret();
         rules
-            .appraise(ak, activated, evidence, &request.binding)
+            .appraise(claim, &answer)
             .map_err(|error| self.refuse(request.path, Some(&attester), &error))
     }
 

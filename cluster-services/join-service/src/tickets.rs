@@ -135,7 +135,7 @@ impl Tickets {
         ticket: Ticket,
     ) -> Result<(Release, SealedSecret), Failure> {
         let release = ticket
-            .release(node.appraised())
+            .release(node.appraised(), node.sealing_key().as_bytes())
             .map_err(Failure::ForeignAppraisal)?;
         let key = self.keys.data_key(&release).await.map_err(Failure::Key)?;
         let sealed = node

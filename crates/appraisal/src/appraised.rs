@@ -8,30 +8,42 @@ use identity::Role;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tpm::{ClockInfo, Name};
 
-/// The machine behind an attestation: for a TPM, the SHA-256 of its endorsement key's TPM name.
+/// Who attests, as far as the evidence names anybody.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttesterIdentity([u8; 32]);
+pub enum AttesterIdentity {
+    /// One machine: SHA-256 of the name of a key that only its TPM has. The endorsement key, or the
+    /// attestation key that a paravisor's report vouches for.
+    Machine([u8; 32]),
+    /// Some SEV-SNP guest. A bare report names a processor, which guests share and leave, and no guest:
+    /// disk, node name and image are all the identity there is.
+    SevSnp,
+}
 
 impl AttesterIdentity {
-    /// The identity of the TPM whose endorsement key has this name.
+    const SEV_SNP: &str = "sev-snp";
+
+    /// The identity of the TPM with this endorsement key or vouched-for attestation key.
     #[must_use]
-    pub fn of_ek(name: &Name) -> Self {
+    pub fn of_key(name: &Name) -> Self {
         use aws_lc_rs::digest;
         let mut identity = [0; 32];
         identity.copy_from_slice(digest::digest(&digest::SHA256, name.as_bytes()).as_ref());
-        Self(identity)
+        Self::Machine(identity)
     }
 
-    /// The 32 bytes.
+    /// Whether it tells one machine from all others, so that a machine can be held to one disk.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub const fn names_machine(&self) -> bool {
+        matches!(self, Self::Machine(_))
     }
 }
 
 impl fmt::Display for AttesterIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        match self {
+            Self::Machine(hash) => hash.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+            Self::SevSnp => f.write_str(Self::SEV_SNP),
+        }
     }
 }
 
@@ -43,14 +55,19 @@ impl fmt::Debug for AttesterIdentity {
 
 /// A text that is no attester identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed attester identity: expected 64 lower-case hex digits")]
+#[error("malformed attester identity: expected 64 lower-case hex digits, or `sev-snp`")]
 pub struct MalformedIdentity;
 
 impl FromStr for AttesterIdentity {
     type Err = MalformedIdentity;
 
     fn from_str(text: &str) -> Result<Self, MalformedIdentity> {
-        parse_hex32(text).map(Self).ok_or(MalformedIdentity)
+        if text == Self::SEV_SNP {
+            return Ok(Self::SevSnp);
+        }
+        parse_hex32(text)
+            .map(Self::Machine)
+            .ok_or(MalformedIdentity)
     }
 }
 
@@ -85,6 +102,7 @@ pub struct Appraised {
     image: String,
     roles: Vec<Role>,
     kind: EvidenceKind,
+    report_id: Option<[u8; 32]>,
     claims: Claims,
 }
 
@@ -100,6 +118,7 @@ impl Appraised {
             image,
             roles,
             kind: EvidenceKind::Tpm,
+            report_id: None,
             claims,
         }
     }
@@ -126,6 +145,13 @@ impl Appraised {
     #[must_use]
     pub const fn evidence_kind(&self) -> EvidenceKind {
         self.kind
+    }
+
+    /// What names this boot where no latch does: `REPORT_ID` of a bare SEV-SNP guest, which the
+    /// firmware draws at each launch. The relying party gives such a boot one release.
+    #[must_use]
+    pub const fn report_id(&self) -> Option<&[u8; 32]> {
+        self.report_id.as_ref()
     }
 
     /// Signed facts that were not judged, for the log.

@@ -15,7 +15,7 @@ secret::secret! {
 /// in the same TPM.
 #[must_use]
 #[derive(Debug)]
-pub struct AuthenticatedEk {
+pub(crate) struct AuthenticatedEk {
     ek: EndorsementKey,
     ak: AttestationKey,
     identity: AttesterIdentity,
@@ -31,7 +31,7 @@ impl AuthenticatedEk {
             EndorsementKey::parse(&claimed.ek_public).map_err(AppraisalError::EndorsementKey)?;
         let ak =
             AttestationKey::parse(&claimed.ak_public).map_err(AppraisalError::AttestationKey)?;
-        let identity = AttesterIdentity::of_ek(ek.name());
+        let identity = AttesterIdentity::of_key(ek.name());
         if !policy.ek_hashes.contains(&identity) {
             if policy.authorities.is_empty() {
                 return Err(AppraisalError::UnknownEndorsementKey { got: identity });
@@ -49,18 +49,12 @@ impl AuthenticatedEk {
         Ok(Self { ek, ak, identity })
     }
 
-    /// The TPM that is claimed. Nothing on this connection has proven to be that TPM yet.
-    #[must_use]
-    pub const fn claimed_identity(&self) -> &AttesterIdentity {
-        &self.identity
-    }
-
     /// Makes the challenge that only this TPM, holding this attestation key, can answer. `secret`
     /// must be random and used for nothing else.
     ///
     /// # Errors
     /// If the endorsement key is no usable key.
-    pub fn challenge(
+    pub(crate) fn challenge(
         self,
         secret: CredentialSecret,
     ) -> Result<(ChallengedAk, TpmChallenge), AppraisalError> {
@@ -82,13 +76,18 @@ impl AuthenticatedEk {
 /// An attestation key whose proof is outstanding. One session's: it is used up by the answer.
 #[must_use]
 #[derive(Debug)]
-pub struct ChallengedAk {
+pub(crate) struct ChallengedAk {
     ak: AttestationKey,
     identity: AttesterIdentity,
     secret: CredentialSecret,
 }
 
 impl ChallengedAk {
+    /// The TPM that is claimed. Nothing on this connection has proven to be that TPM yet.
+    pub(crate) const fn claimed_identity(&self) -> AttesterIdentity {
+        self.identity
+    }
+
     /// Takes the answer: with the right secret the attestation key is the identity's own.
     pub(crate) fn activate(
         self,

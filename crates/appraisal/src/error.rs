@@ -9,6 +9,7 @@ use alloc::{
     vec,
     vec::Vec,
 };
+use evidence::EvidenceKind;
 use tpm::{CredentialError, KeyError, QuoteError};
 
 /// Who is to blame; retry logic and what a peer is told depend on nothing else.
@@ -20,6 +21,8 @@ pub enum ErrorClass {
     Malformed,
     /// The peer is well-formed and not acceptable.
     Refused,
+    /// Nobody's fault: what is needed to judge is not there now.
+    Unavailable,
 }
 
 /// A policy or reference values that do not load. The ones loaded before stay in force.
@@ -110,6 +113,14 @@ pub enum AppraisalError {
     /// The endorsement key is not of a TCG template.
     #[error("endorsement key refused")]
     EndorsementKey(#[source] KeyError),
+    /// Evidence of a kind that is not accepted.
+    #[error("evidence kind: expected {expected}, got {got}")]
+    Kind {
+        /// The accepted kinds.
+        expected: String,
+        /// The kind offered.
+        got: EvidenceKind,
+    },
     /// A key was released in this boot already, or the image extends the latch itself.
     #[error("PCR {LATCH_PCR}: expected zero (no key released in this boot), got {got}")]
     Latched {
@@ -229,6 +240,9 @@ impl AppraisalError {
                 text("a usable endorsement key"),
                 error.to_string(),
             ),
+            Self::Kind { expected, got } => {
+                check("evidence kind", expected.clone(), got.to_string())
+            }
             Self::Latched { got } => check("PCR 15", PcrValue::ZERO.to_string(), got.to_string()),
             Self::Quote(error) => check(
                 "quote",

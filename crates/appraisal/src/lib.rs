@@ -3,12 +3,12 @@
 //! Pure: evidence, policy and reference values come in, [`Appraised`] or an [`AppraisalError`]
 //! comes out. Each step leaves a type behind that only this crate makes:
 //!
-//! 1. [`Appraiser::authenticate_ek`]: the endorsement key is one that the policy trusts, and the
-//!    attestation key has the attributes of one: [`AuthenticatedEk`];
-//! 2. [`AuthenticatedEk::challenge`]: a secret that only the TPM of that endorsement key can
-//!    recover, and only if it holds that attestation key: [`ChallengedAk`];
-//! 3. [`Appraiser::appraise`]: the secret came back, the quote is signed, bound to this channel and
-//!    over exactly the policy's PCRs, PCR 15 is zero, and one image's reference values fit.
+//! 1. [`Appraiser::challenge`]: the claim is of a kind that the policy accepts. For a TPM: the
+//!    endorsement key is one that the policy trusts, the attestation key has the attributes of one,
+//!    and a secret goes out that only the TPM of that endorsement key can recover, and only if it
+//!    holds that attestation key: [`Challenged`];
+//! 2. [`Appraiser::appraise`]: the evidence is signed by a key that something trusted vouches for,
+//!    bound to this channel, keeps every rule of the policy, and one image's reference values fit.
 //!
 //! A relying party takes `&Appraised`; there is no flag, no other constructor and no switch that
 //! skips a step. The crate trusts the policy, the reference values (their owner's signature is the
@@ -28,9 +28,9 @@ mod policy;
 mod reference_values;
 
 pub use appraised::{Appraised, AttesterIdentity, Claims, MalformedIdentity};
-pub use appraiser::Appraiser;
+pub use appraiser::{Answer, Appraiser, Challenged, Endorsements};
 pub use certificate::CertificateError;
-pub use ek::{AuthenticatedEk, ChallengedAk, CredentialSecret};
+pub use ek::CredentialSecret;
 pub use error::{AppraisalError, ErrorClass, FailedCheck, LoadError, PcrMismatch};
 pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};

@@ -7,7 +7,8 @@ use crate::{
     document::{AuthorityDocument, Kind, PolicyDocument, TpmDocument, VERSION},
     error::{LoadError, rule},
 };
-use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, vec, vec::Vec};
+use evidence::{EvidenceKind, Requirement};
 use tpm::PcrSet;
 
 /// PCRs that every policy covers. Without 0, 2, 3 and 7 a false firmware could write all others;
@@ -77,6 +78,21 @@ impl Policy {
     #[must_use]
     pub fn tpm_pcrs(&self) -> &[u32] {
         &self.pcrs
+    }
+
+    /// The kinds of evidence that are accepted.
+    #[must_use]
+    pub const fn kinds(&self) -> &[EvidenceKind] {
+        &[EvidenceKind::Tpm]
+    }
+
+    /// What an admitter's hello asks for.
+    #[must_use]
+    pub fn requirements(&self) -> Vec<Requirement> {
+        vec![Requirement {
+            kind: EvidenceKind::Tpm,
+            pcrs: self.pcrs.clone(),
+        }]
     }
 
     pub(crate) const fn pcr_set(&self) -> PcrSet {

@@ -7,8 +7,10 @@
 )]
 
 use appraisal::{
-    AppraisalError, Appraiser, CertificateError, LoadError, Policy, REQUIRED_PCRS, ReferenceValues,
+    AppraisalError, Appraiser, CertificateError, CredentialSecret, LoadError, Policy,
+    REQUIRED_PCRS, ReferenceValues,
 };
+use evidence::AttesterClaim;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa,
     KeyUsagePurpose, date_time_ymd,
@@ -16,6 +18,10 @@ use rcgen::{
 use serde_json::{Value, json};
 use software_tpm::keys::{KeyAuthority, KeyTpm};
 use std::collections::BTreeMap;
+
+fn secret() -> CredentialSecret {
+    CredentialSecret::from_slice(&[0x77; 32]).unwrap()
+}
 
 fn policy(authority: &str, intermediates: Option<Vec<&str>>) -> Result<Policy, LoadError> {
     let mut tpm = json!({
@@ -49,7 +55,9 @@ fn authenticate(
         .map(|authority| authority.pem())
         .collect();
     let policy = policy(root.pem(), (!pems.is_empty()).then_some(pems)).unwrap();
-    appraiser(policy).authenticate_ek(tpm.identity()).map(drop)
+    appraiser(policy)
+        .challenge(&AttesterClaim::Tpm(tpm.identity().clone()), secret())
+        .map(drop)
 }
 
 fn root() -> KeyAuthority {
@@ -175,7 +183,8 @@ fn a_certificate_of_another_key_is_refused() {
     mixed
         .ek_certificate
         .clone_from(&two.identity().ek_certificate);
-    let refused = appraiser(policy(root.pem(), None).unwrap()).authenticate_ek(&mixed);
+    let refused = appraiser(policy(root.pem(), None).unwrap())
+        .challenge(&AttesterClaim::Tpm(mixed), secret());
     assert!(matches!(
         refused,
         Err(AppraisalError::Certificate(CertificateError::OtherKey))
@@ -256,7 +265,8 @@ fn an_issuer_must_have_the_right_name_beside_the_right_key() {
     let root = root();
     let tpm = root.manufacture().unwrap();
     let renamed = root.renamed_pem("another name").unwrap();
-    let refused = appraiser(policy(&renamed, None).unwrap()).authenticate_ek(tpm.identity());
+    let refused = appraiser(policy(&renamed, None).unwrap())
+        .challenge(&AttesterClaim::Tpm(tpm.identity().clone()), secret());
     assert!(matches!(
         refused,
         Err(AppraisalError::Certificate(CertificateError::Untrusted))

@@ -8,11 +8,13 @@
 )]
 
 use appraisal::{
-    AppraisalError, Appraised, Appraiser, CredentialSecret, ErrorClass, Policy, REQUIRED_PCRS,
-    ReferenceValues,
+    Answer, AppraisalError, Appraised, Appraiser, Challenged, CredentialSecret, Endorsements,
+    ErrorClass, Policy, REQUIRED_PCRS, ReferenceValues,
 };
 use aws_lc_rs::digest::{SHA256, digest};
-use evidence::{Binding, Channel, Side, TpmEvidence};
+use evidence::{
+    AttesterClaim, Binding, Channel, Evidence, Side, TpmChallenge, TpmEvidence, TpmIdentity,
+};
 use serde_json::{Value, json};
 use software_tpm::{
     event_log::LogBuilder,
@@ -20,6 +22,34 @@ use software_tpm::{
 };
 use std::collections::BTreeMap;
 use tpm::{EventLog, PcrSet, QuoteError, composite_digest};
+
+/// Step 1 for a TPM that is claimed.
+fn challenge(
+    appraiser: &Appraiser,
+    claimed: &TpmIdentity,
+) -> Result<(Challenged, TpmChallenge), AppraisalError> {
+    let claim = AttesterClaim::Tpm(claimed.clone());
+    let (challenged, challenge) = appraiser.challenge(&claim, secret())?;
+    Ok((challenged, challenge.unwrap()))
+}
+
+/// Step 2 for what came back.
+fn conclude(
+    appraiser: &Appraiser,
+    challenged: Challenged,
+    activated: &[u8],
+    evidence: &TpmEvidence,
+    binding: &Binding,
+) -> Result<Appraised, AppraisalError> {
+    let answer = Answer {
+        activated: Some(activated),
+        evidence: &Evidence::Tpm(evidence.clone()),
+        binding,
+        endorsements: Endorsements::default(),
+        now: 0,
+    };
+    appraiser.appraise(challenged, &answer)
+}
 
 struct Session {
     appraiser: Appraiser,
@@ -46,11 +76,15 @@ impl Session {
     }
 
     fn appraise(&self, evidence: &TpmEvidence) -> Result<Appraised, AppraisalError> {
-        let ek = self.appraiser.authenticate_ek(self.tpm.identity())?;
-        let (challenged, challenge) = ek.challenge(secret())?;
+        let (challenged, challenge) = challenge(&self.appraiser, self.tpm.identity())?;
         let activated = self.tpm.activate(&challenge).unwrap();
-        self.appraiser
-            .appraise(challenged, &activated, evidence, &self.binding)
+        conclude(
+            &self.appraiser,
+            challenged,
+            &activated,
+            evidence,
+            &self.binding,
+        )
     }
 
     /// Evidence over `attestation`, signed by the attestation key, with the true PCR values.
@@ -142,15 +176,14 @@ fn both_images_of_an_update_are_accepted() {
 fn a_wrong_short_or_missing_secret_is_refused() {
     let session = Session::new();
     for activated in [&[0x76; 32][..], &[0x77; 31], &[0x77; 33], &[]] {
-        let ek = session
-            .appraiser
-            .authenticate_ek(session.tpm.identity())
-            .unwrap();
-        let (challenged, _) = ek.challenge(secret()).unwrap();
-        let refused =
-            session
-                .appraiser
-                .appraise(challenged, activated, &session.quote(), &session.binding);
+        let (challenged, _) = challenge(&session.appraiser, session.tpm.identity()).unwrap();
+        let refused = conclude(
+            &session.appraiser,
+            challenged,
+            activated,
+            &session.quote(),
+            &session.binding,
+        );
         assert_eq!(refused, Err(AppraisalError::Activation));
     }
 }
@@ -165,19 +198,11 @@ fn a_credential_for_another_key_pair_does_not_open() {
     let session = appraiser(authority.pem(), &[image("new", 2)]);
     let mut mixed = one.identity().clone();
     mixed.ak_public.clone_from(&two.identity().ak_public);
-    let (_, challenge) = session
-        .authenticate_ek(&mixed)
-        .unwrap()
-        .challenge(secret())
-        .unwrap();
-    assert_eq!(one.activate(&challenge), None);
-    assert_eq!(two.activate(&challenge), None);
-    let (_, challenge) = session
-        .authenticate_ek(one.identity())
-        .unwrap()
-        .challenge(secret())
-        .unwrap();
-    assert_eq!(one.activate(&challenge), Some([0x77; 32]));
+    let (_, for_mixed) = challenge(&session, &mixed).unwrap();
+    assert_eq!(one.activate(&for_mixed), None);
+    assert_eq!(two.activate(&for_mixed), None);
+    let (_, for_one) = challenge(&session, one.identity()).unwrap();
+    assert_eq!(one.activate(&for_one), Some([0x77; 32]));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use api::{CommitRequest, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join};
 use attested_tls::{
-    ActivatedSecret, AttesterProgress, AttesterSession, AttesterTerms, EvidenceRequest, RpcClient,
-    SealingKey, Start, TlsEnd,
+    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms,
+    EvidenceRequest, RpcClient, SealingKey, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, Evidence};
+use evidence::{AdmissionPath, AttesterClaim, Evidence};
 use identity::{DiskId, Generation, KeyVersion, Role};
 use owner::OwnerFingerprint;
 use software_tpm::keys::{KeyAuthority, KeyTpm};
@@ -94,7 +94,7 @@ impl Attester {
         let sealing_key = SealingKey::generate()?;
         let terms = AttesterTerms {
             owner: self.site.owner,
-            identity: self.tpm.identity().clone(),
+            claim: AttesterClaim::Tpm(self.tpm.identity().clone()),
             sealing_key: sealing_key.public_key(),
         };
         let mut nonce = [0; 32];
@@ -128,13 +128,17 @@ impl Attester {
         })
     }
 
-    fn attest(&self, request: &EvidenceRequest) -> Result<(ActivatedSecret, Evidence)> {
-        let activated = self.tpm.activate(&request.challenge);
+    fn attest(&self, request: &EvidenceRequest) -> Result<Attestation> {
+        let challenge = request.challenge.as_ref().context("no challenge")?;
+        let activated = self.tpm.activate(challenge);
         let activated = activated.context("a challenge for another TPM")?;
         let activated = ActivatedSecret::from_slice(&activated).context("activated secret")?;
         let data = request.binding.qualifying_data();
         let quote = self.tpm.quote(&data, &request.pcrs).context("quote")?;
-        Ok((activated, Evidence::Tpm(quote)))
+        Ok(Attestation {
+            activated: Some(activated),
+            evidence: Evidence::Tpm(quote),
+        })
     }
 }
 

@@ -8,10 +8,12 @@
 )]
 
 use appraisal::{
-    AppraisalError, Appraised, Appraiser, AuthenticatedEk, CredentialSecret, Policy, REQUIRED_PCRS,
-    ReferenceValues,
+    Answer, AppraisalError, Appraised, Appraiser, Challenged, CredentialSecret, Endorsements,
+    Policy, REQUIRED_PCRS, ReferenceValues,
 };
-use evidence::{Binding, Channel, Side, TpmEvidence, TpmIdentity};
+use evidence::{
+    AttesterClaim, Binding, Channel, Evidence, Side, TpmChallenge, TpmEvidence, TpmIdentity,
+};
 use platform::tpm::{TpmAttester, TpmError, Transport};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -102,27 +104,54 @@ fn secret() -> CredentialSecret {
     CredentialSecret::from_slice(&[0x5a; 32]).unwrap()
 }
 
+/// Step 1 for a TPM that is claimed.
+fn challenge(
+    appraiser: &Appraiser,
+    claimed: &TpmIdentity,
+) -> Result<(Challenged, TpmChallenge), AppraisalError> {
+    let claim = AttesterClaim::Tpm(claimed.clone());
+    let (challenged, challenge) = appraiser.challenge(&claim, secret())?;
+    Ok((challenged, challenge.unwrap()))
+}
+
+/// Step 2 for what came back.
+fn conclude(
+    appraiser: &Appraiser,
+    challenged: Challenged,
+    activated: &[u8],
+    evidence: &TpmEvidence,
+    binding: &Binding,
+) -> Result<Appraised, AppraisalError> {
+    let answer = Answer {
+        activated: Some(activated),
+        evidence: &Evidence::Tpm(evidence.clone()),
+        binding,
+        endorsements: Endorsements::default(),
+        now: 0,
+    };
+    appraiser.appraise(challenged, &answer)
+}
+
 /// The whole exchange of one session.
 fn attest(appraiser: &Appraiser, attester: &mut TpmAttester) -> Result<Appraised, AppraisalError> {
     let identity = attester.identity().clone();
-    let ek = appraiser.authenticate_ek(&identity)?;
-    attest_as(appraiser, ek, attester, &REQUIRED_PCRS, |_| {})
+    let step = challenge(appraiser, &identity)?;
+    attest_as(appraiser, step, attester, &REQUIRED_PCRS, |_| {})
 }
 
 /// The rest of the exchange, with the evidence changed on its way.
 fn attest_as(
     appraiser: &Appraiser,
-    ek: AuthenticatedEk,
+    (challenged, challenge): (Challenged, TpmChallenge),
     attester: &mut TpmAttester,
     pcrs: &[u32],
     change: impl FnOnce(&mut TpmEvidence),
 ) -> Result<Appraised, AppraisalError> {
-    let (challenged, challenge) = ek.challenge(secret())?;
     let activated = attester.activate(&challenge).unwrap();
     let binding = binding(1);
     let mut evidence = attester.quote(&binding.qualifying_data(), pcrs).unwrap();
     change(&mut evidence);
-    appraiser.appraise(challenged, &*activated, &evidence, &binding)
+    conclude(appraiser, challenged, &*activated, &evidence, &binding)
 }
 
 #[test]
@@ -270,25 +299,24 @@ fn an_attestation_key_of_another_tpm_is_refused() {
         ak_public: other.identity().ak_public.clone(),
         ..trusted.identity().clone()
     };
-    let ek = appraiser.authenticate_ek(&mixed).unwrap();
-    let (challenged, challenge) = ek.challenge(secret()).unwrap();
+    let (challenged, mixture) = challenge(&appraiser, &mixed).unwrap();
     assert!(matches!(
-        trusted.activate(&challenge),
+        trusted.activate(&mixture),
         Err(TpmError::Refused { .. })
     ));
     assert!(matches!(
-        other.activate(&challenge),
+        other.activate(&mixture),
         Err(TpmError::Refused { .. })
     ));
     let binding = binding(1);
     let quote = other
         .quote(&binding.qualifying_data(), &REQUIRED_PCRS)
         .unwrap();
-    let guess = appraiser.appraise(challenged, &[0; 32], &quote, &binding);
+    let guess = conclude(&appraiser, challenged, &[0; 32], &quote, &binding);
     assert_eq!(guess, Err(AppraisalError::Activation));
     // The other way round: the trusted TPM's key is proven, and the other one's signs.
-    let ek = appraiser.authenticate_ek(trusted.identity()).unwrap();
-    let forged = attest_as(&appraiser, ek, &mut trusted, &REQUIRED_PCRS, |evidence| {
+    let step = challenge(&appraiser, trusted.identity()).unwrap();
+    let forged = attest_as(&appraiser, step, &mut trusted, &REQUIRED_PCRS, |evidence| {
         *evidence = quote;
     });
     assert_eq!(forged, Err(AppraisalError::Quote(QuoteError::BadSignature)));
@@ -328,15 +356,16 @@ fn an_unrestricted_attestation_key_is_refused_also_when_it_claims_to_be_restrict
     let (authority, tpm) = machine();
     let appraiser = appraiser(&authority);
     let mut attester = attester(&tpm, unrestricted);
-    let refused = appraiser.authenticate_ek(attester.identity()).unwrap_err();
+    let refused = challenge(&appraiser, attester.identity())
+        .map(drop)
+        .unwrap_err();
     let check = &refused.checks()[0];
     assert_eq!(check.check, "attestation key objectAttributes");
     assert_eq!(check.got, "0x00040472");
 
     let mut claimed = attester.identity().clone();
     claimed.ak_public[4..8].copy_from_slice(&[0x00, 0x05, 0x04, 0x72]);
-    let ek = appraiser.authenticate_ek(&claimed).unwrap();
-    let (_, challenge) = ek.challenge(secret()).unwrap();
+    let (_, challenge) = challenge(&appraiser, &claimed).unwrap();
     assert!(matches!(
         attester.activate(&challenge),
         Err(TpmError::Refused { .. })
@@ -348,11 +377,11 @@ fn a_quote_over_fewer_pcrs_or_another_bank_is_refused() {
     let (authority, tpm) = machine();
     let appraiser = appraiser(&authority);
     let mut fewer = attester(&tpm, honest);
-    let ek = appraiser.authenticate_ek(fewer.identity()).unwrap();
+    let step = challenge(&appraiser, fewer.identity()).unwrap();
     let fill = |evidence: &mut TpmEvidence| {
         evidence.pcrs = REQUIRED_PCRS.map(|pcr| (pcr, [0; 32])).into();
     };
-    let refused = attest_as(&appraiser, ek, &mut fewer, &REQUIRED_PCRS[..9], fill);
+    let refused = attest_as(&appraiser, step, &mut fewer, &REQUIRED_PCRS[..9], fill);
     assert!(
         matches!(refused, Err(AppraisalError::Selection { .. })),
         "{refused:?}"
@@ -360,8 +389,8 @@ fn a_quote_over_fewer_pcrs_or_another_bank_is_refused() {
     drop(fewer);
 
     let mut other = attester(&tpm, other_bank);
-    let ek = appraiser.authenticate_ek(other.identity()).unwrap();
-    let refused = attest_as(&appraiser, ek, &mut other, &REQUIRED_PCRS, fill);
+    let step = challenge(&appraiser, other.identity()).unwrap();
+    let refused = attest_as(&appraiser, step, &mut other, &REQUIRED_PCRS, fill);
     assert!(
         matches!(&refused, Err(AppraisalError::Selection { got, .. }) if got.contains("0x0004")),
         "{refused:?}"
@@ -376,10 +405,16 @@ fn a_quote_for_another_channel_is_refused() {
     let relayed = attester
         .quote(&binding(2).qualifying_data(), &REQUIRED_PCRS)
         .unwrap();
-    let ek = appraiser.authenticate_ek(attester.identity()).unwrap();
-    let refused = attest_as(&appraiser, ek, &mut attester, &REQUIRED_PCRS, |evidence| {
-        *evidence = relayed;
-    });
+    let step = challenge(&appraiser, attester.identity()).unwrap();
+    let refused = attest_as(
+        &appraiser,
+        step,
+        &mut attester,
+        &REQUIRED_PCRS,
+        |evidence| {
+            *evidence = relayed;
+        },
+    );
     assert!(
         matches!(refused, Err(AppraisalError::Binding { .. })),
         "{refused:?}"
@@ -405,8 +440,8 @@ fn a_changed_pcr_is_named_and_the_latch_holds_until_the_power_is_cut() {
     assert_eq!(refused.checks()[0].expected, "0".repeat(64));
 
     // What the TPM quoted may not be papered over with other values.
-    let ek = appraiser.authenticate_ek(first.identity()).unwrap();
-    let hidden = attest_as(&appraiser, ek, &mut first, &REQUIRED_PCRS, |evidence| {
+    let step = challenge(&appraiser, first.identity()).unwrap();
+    let hidden = attest_as(&appraiser, step, &mut first, &REQUIRED_PCRS, |evidence| {
         evidence.pcrs.insert(11, [0; 32]);
     });
     assert!(
@@ -438,9 +473,15 @@ fn every_changed_or_missing_byte_of_evidence_is_refused() {
         .quote(&binding.qualifying_data(), &REQUIRED_PCRS)
         .unwrap();
     let appraise = |evidence: &TpmEvidence| {
-        let ek = appraiser.authenticate_ek(&identity).unwrap();
-        let (challenged, _) = ek.challenge(secret()).unwrap();
-        appraiser.appraise(challenged, secret().expose_secret(), evidence, &binding)
+        let (challenged, _) = challenge(&appraiser, &identity).unwrap();
+        let activated = secret();
+        conclude(
+            &appraiser,
+            challenged,
+            activated.expose_secret(),
+            evidence,
+            &binding,
+        )
     };
     appraise(&good).map(drop).unwrap();
     let fields: [fn(&mut TpmEvidence) -> &mut Vec<u8>; 2] = [
@@ -477,18 +518,18 @@ fn every_changed_or_missing_byte_of_the_identity_is_refused() {
         for at in 0..field(&mut good.clone()).len() {
             let mut cut = good.clone();
             field(&mut cut).truncate(at);
-            assert!(appraiser.authenticate_ek(&cut).is_err(), "cut at {at}");
+            assert!(challenge(&appraiser, &cut).is_err(), "cut at {at}");
         }
         let mut longer = good.clone();
         field(&mut longer).push(0);
-        assert!(appraiser.authenticate_ek(&longer).is_err());
+        assert!(challenge(&appraiser, &longer).is_err());
     }
     for field in &fields[..2] {
         for at in 0..field(&mut good.clone()).len() {
             let mut flipped = good.clone();
             field(&mut flipped)[at] ^= 1 << (at % 8);
             assert!(
-                appraiser.authenticate_ek(&flipped).is_err(),
+                challenge(&appraiser, &flipped).is_err(),
                 "byte {at} changed"
             );
         }
@@ -497,8 +538,7 @@ fn every_changed_or_missing_byte_of_the_identity_is_refused() {
     for at in (0..good.ak_public.len()).step_by(7) {
         let mut flipped = good.clone();
         flipped.ak_public[at] ^= 0x40;
-        if let Ok(ek) = appraiser.authenticate_ek(&flipped) {
-            let (_, challenge) = ek.challenge(secret()).unwrap();
+        if let Ok((_, challenge)) = challenge(&appraiser, &flipped) {
             assert!(attester.activate(&challenge).is_err(), "byte {at} changed");
         }
     }

@@ -10,10 +10,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use attested_tls::{
-    ActivatedSecret, AttesterProgress, AttesterSession, AttesterTerms, RpcClient, SealError,
-    SealingKey, SealingPublicKey, SessionError, SetupError, Start, TlsEnd,
+    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms, RpcClient,
+    SealError, SealingKey, SealingPublicKey, SessionError, SetupError, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, Binding, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use evidence::{
+    AdmissionPath, AttesterClaim, Binding, Evidence, TpmChallenge, TpmEvidence, TpmIdentity,
+};
 use owner::OwnerFingerprint;
 use platform::random::{self, RandomError};
 use platform::tpm::{TpmAttester, TpmError};
@@ -24,6 +26,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Why there is no channel.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
+    /// The admitter wants no proof of where the attestation key lives.
+    #[error("the admitter sent no challenge")]
+    NoChallenge,
     /// No connection, or it broke off.
     #[error("connection")]
     Connection(#[from] io::Error),
@@ -129,9 +134,13 @@ impl Boot {
             match progress? {
                 AttesterProgress::Established => break,
                 AttesterProgress::NeedEvidence(request) => {
+                    let challenge = request.challenge.ok_or(DialError::NoChallenge)?;
                     let (activated, quote) =
-                        self.attest(&request.challenge, &request.binding, &request.pcrs)?;
-                    session.supply_evidence(Ok((activated, Evidence::Tpm(quote))))?;
+                        self.attest(&challenge, &request.binding, &request.pcrs)?;
+                    session.supply_evidence(Ok(Attestation {
+                        activated: Some(activated),
+                        evidence: Evidence::Tpm(quote),
+                    }))?;
                 }
                 AttesterProgress::Pending => {
                     session.read_tls(&mut stream)?;
@@ -148,7 +157,7 @@ impl Boot {
         };
         let terms = AttesterTerms {
             owner: self.owner,
-            identity: self.identity().clone(),
+            claim: AttesterClaim::Tpm(self.identity().clone()),
             sealing_key: self.sealing_key(),
         };
         let end = TlsEnd::generate()?;

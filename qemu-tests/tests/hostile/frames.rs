@@ -55,8 +55,10 @@ fn reflected_role(installation: &Installation, node: &Node) -> Result<()> {
         let mut raw = Raw::dial(installation.address())?;
         let admitter = atls::Hello {
             side: Some(atls::hello::Side::Admitter(atls::Admitter {
-                required: atls::EvidenceKind::Tpm.into(),
-                pcrs: appraisal::REQUIRED_PCRS.to_vec(),
+                accepted: vec![atls::Requirement {
+                    kind: atls::EvidenceKind::Tpm.into(),
+                    pcrs: appraisal::REQUIRED_PCRS.to_vec(),
+                }],
                 challenge: None,
             })),
             ..hello(&node.boot)

@@ -47,6 +47,7 @@ pub(crate) fn hello_of(boot: &Boot, identity: TpmIdentity) -> atls::Hello {
             offered: atls::EvidenceKind::Tpm.into(),
             sealing_key: boot.sealing_key().as_bytes().to_vec(),
             tpm: Some(identity.into()),
+            vtpm_ak_public: Vec::new(),
         })),
     }
 }
@@ -56,7 +57,7 @@ pub(crate) fn evidence(activated: &[u8], quote: TpmEvidence) -> Result<atls::Cli
     Ok(atls::ClientEvidence {
         evidence: Some(atls::Evidence {
             activated_secret: activated.to_vec(),
-            kind: Some(Evidence::Tpm(quote).try_into()?),
+            kind: Some(Evidence::Tpm(quote).into()),
         }),
     })
 }
@@ -83,7 +84,12 @@ impl Session {
         Ok(Self {
             binding: raw.binding(&client_hello, &server_hello)?,
             challenge: admitter.challenge.map(TryInto::try_into).transpose()?,
-            pcrs: admitter.pcrs,
+            // An admitter that refuses accepts nothing.
+            pcrs: admitter
+                .accepted
+                .into_iter()
+                .next()
+                .map_or_else(Vec::new, |requirement| requirement.pcrs),
             raw,
             server_hello,
         })

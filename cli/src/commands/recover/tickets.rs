@@ -82,7 +82,7 @@ impl Tickets {
             return Err(Status::internal("internal"));
         };
         let release = ticket
-            .release(self.node.appraised())
+            .release(self.node.appraised(), self.node.sealing_key().as_bytes())
             .map_err(|error| self.failed(&error))?;
         let key = self
             .keys
@@ -223,7 +223,7 @@ fn status(class: api::Class) -> Status {
     Status::new(code, class.to_string())
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Timestamp(since.unwrap_or_default().as_secs())
 }

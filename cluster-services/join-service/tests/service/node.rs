@@ -4,10 +4,10 @@ use api::{
     Class, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join,
 };
 use attested_tls::{
-    ActivatedSecret, AttesterProgress, AttesterSession, AttesterTerms, RpcClient, RpcError,
-    SealingKey, SessionError, Start, TlsEnd,
+    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms, RpcClient,
+    RpcError, SealingKey, SessionError, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use evidence::{AdmissionPath, AttesterClaim, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
 use identity::{DiskId, Generation, KeyVersion, Role};
 use owner::OwnerFingerprint;
 use platform::tpm::{TpmAttester, Transport};
@@ -158,7 +158,7 @@ impl Node {
     ) -> Result<Self, SessionError> {
         let terms = AttesterTerms {
             owner,
-            identity: machine.identity(),
+            claim: AttesterClaim::Tpm(machine.identity()),
             sealing_key: machine.sealing_key.public_key(),
         };
         let mut nonce = [0; 32];
@@ -182,8 +182,11 @@ impl Node {
                 AttesterProgress::NeedEvidence(request) => {
                     let data = request.binding.qualifying_data();
                     let (activated, quote) =
-                        machine.attest(&request.challenge, &data, &request.pcrs);
-                    session.supply_evidence(Ok((activated, Evidence::Tpm(quote))))?;
+                        machine.attest(request.challenge.as_ref().unwrap(), &data, &request.pcrs);
+                    session.supply_evidence(Ok(Attestation {
+                        activated: Some(activated),
+                        evidence: Evidence::Tpm(quote),
+                    }))?;
                 }
                 AttesterProgress::Pending => {
                     if session.read_tls(&mut stream).is_err() {
