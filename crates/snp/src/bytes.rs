@@ -10,6 +10,11 @@ pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     array(bytes, offset).copied().map(u32::from_le_bytes)
 }
 
+/// The little-endian integer of 8 bytes at `offset`.
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    array(bytes, offset).copied().map(u64::from_le_bytes)
+}
+
 /// The `length` bytes at `offset`, both as a foreign table gives them.
 pub(crate) fn slice_at(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
     let start = usize::try_from(offset).ok()?;

@@ -1,18 +1,19 @@
 //! A report, the key that signed it, and who vouches for that key.
 
 use crate::{ChipId, KeyKind, Leaf, Origin, Period, Product, Report, ReportError, Tcb, Tcbs};
+use alloc::boxed::Box;
 
 /// Why a report is not one of a signing key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
     /// The report is of another chip than the VCEK.
     #[error("report is of chip {got}, certificate of chip {expected}")]
     ChipId {
         /// The certificate's.
-        expected: ChipId,
+        expected: Box<ChipId>,
         /// The report's.
-        got: ChipId,
+        got: Box<ChipId>,
     },
     /// The report names no chip, so that it cannot be compared with the VCEK's.
     #[error("report masks the chip id, certificate is of chip {0}")]
@@ -140,6 +141,7 @@ impl AuthenticatedLeaf {
             return Err(VerifyError::ChipIdMasked(expected));
         }
         if got != expected {
+            let (expected, got) = (Box::new(expected), Box::new(got));
             return Err(VerifyError::ChipId { expected, got });
         }
         Ok(())

@@ -10,7 +10,7 @@ pub const REPORT_LEN: usize = 0x4a0;
 pub const VERSION: usize = 0x00;
 /// `GUEST_SVN`, 4 bytes.
 pub const GUEST_SVN: usize = 0x04;
-/// `POLICY`, 8 bytes (table `GUEST_POLICY`, section 4.3).
+/// `POLICY`, 8 bytes (table of the guest policy).
 pub const POLICY: usize = 0x08;
 /// `FAMILY_ID`, 16 bytes.
 pub const FAMILY_ID: usize = 0x10;
@@ -20,7 +20,7 @@ pub const IMAGE_ID: usize = 0x20;
 pub const VMPL: usize = 0x30;
 /// `SIGNATURE_ALGO`, 4 bytes.
 pub const SIGNATURE_ALGORITHM: usize = 0x34;
-/// `CURRENT_TCB`, 8 bytes (tables `TCB_VERSION`, section 2.2).
+/// `CURRENT_TCB`, 8 bytes (table `TCB_VERSION`).
 pub const CURRENT_TCB: usize = 0x38;
 /// `PLATFORM_INFO`, 8 bytes (table `PLATFORM_INFO`).
 pub const PLATFORM_INFO: usize = 0x40;
@@ -127,5 +127,5 @@ pub const SIGNING_KEY_VCEK: u32 = 0;
 pub const SIGNING_KEY_VLEK: u32 = 1;
 /// `SIGNING_KEY`: the report is not signed.
 pub const SIGNING_KEY_NONE: u32 = 7;
-/// `SIGNATURE_ALGO`: ECDSA over P-384 with SHA-384 (section 10, table of algorithms).
+/// `SIGNATURE_ALGO`: ECDSA over P-384 with SHA-384 (table of signature algorithms).
 pub const ALGORITHM_ECDSA_P384_SHA384: u32 = 1;

@@ -25,7 +25,10 @@ extern crate alloc;
 
 mod authorities;
 mod bytes;
+pub mod certificate_table;
 mod chain;
+pub mod hcl;
+pub mod id_block;
 pub mod layout;
 mod leaf;
 mod product;
@@ -37,7 +40,10 @@ mod tcb;
 mod time;
 
 pub use authorities::{Authorities, AuthorityCertificates, AuthorityError, Origin};
+pub use certificate_table::{CertificateTable, CertificateTableError};
 pub use chain::{AuthenticatedLeaf, AuthenticatedReport, VerifyError};
+pub use hcl::{HclError, HclReport, RuntimeClaims};
+pub use id_block::{IdAuthentication, IdBlock, IdBlockError, IdKeys};
 pub use leaf::{ExtensionFault, Leaf, LeafError};
 pub use product::Product;
 pub use report::{

@@ -1,5 +1,5 @@
 //! ECDSA P-384 signatures and public keys as the firmware writes them: little-endian numbers in
-//! 72-byte fields (AMD 56860, section 10, tables of the ECDSA P-384 signature and public key).
+//! 72-byte fields (AMD 56860, tables of the ECDSA P-384 with SHA-384 signature and public key).
 
 use crate::bytes::{array, is_zero, u32_at};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, ParsedPublicKey};

@@ -52,8 +52,8 @@ impl Component {
         }
     }
 
-    /// Its place in a `TCB_VERSION` of `product`, `None` if it has none (AMD 56860, section 2.2,
-    /// table "TCB Version" and, for Turin, its variant for family 1Ah).
+    /// Its place in a `TCB_VERSION` of `product`, `None` if it has none (AMD 56860, table
+    /// `TCB_VERSION` and, for Turin, its variant for family 1Ah).
     #[must_use]
     pub fn offset(self, product: Product) -> Option<usize> {
         match (product, self) {

@@ -1,9 +1,5 @@
 //! Captured evidence of real machines for tests, where it is at hand: in the folder that
 //! `CONSTELLATION_VECTORS` names, or in `../shared/vectors` beside the repository. In CI it must be.
-#![expect(
-    clippy::panic,
-    reason = "only tests use this, and a test fails by panicking"
-)]
 
 use std::{env, fs, path::PathBuf};
 

@@ -4,7 +4,7 @@ use super::ReportError;
 use crate::layout;
 use core::fmt;
 
-/// `GUEST_POLICY`: what the guest's owner demanded at launch (AMD 56860, section 4.3).
+/// `GUEST_POLICY`: what the guest's owner demanded at launch (AMD 56860, table of the guest policy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestPolicy(u64);
 
