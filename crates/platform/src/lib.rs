@@ -42,3 +42,5 @@ pub mod random;
 pub mod net;
 
 pub mod tpm;
+
+pub mod sev_guest;
