@@ -1,10 +1,16 @@
 //! The TPM of this machine, as an attester uses it.
 //!
 //! [`TpmAttester`] takes the endorsement key, makes an attestation key that lives as long as the
-//! process, answers credential challenges and quotes. It is the only user of the device and quotes
+//! process, answers credential challenges and quotes. [`HclAttester`] quotes with the attestation key
+//! of Azure's paravisor and hands out the report that vouches for it; [`VtpmAttester`] has an
+//! attestation key and nothing that vouches for it. Each is the only user of the device and quotes
 //! nothing but the 32 bytes it is given with the PCRs of the SHA-256 bank. Responses come from
 //! hardware or from a host's vTPM, so they are parsed like any foreign bytes. Whether this TPM
 //! deserves trust is the verifier's question, never asked here.
+
+mod hcl;
+mod quoter;
+mod vtpm;
 
 mod command;
 mod commands;
@@ -14,12 +20,15 @@ mod transport;
 use crate::random::{self, RandomError};
 use commands::{Handle, Tpm};
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
+use quoter::Quoter;
 use std::{io, path::Path};
 use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet};
 use zeroize::Zeroizing;
 
 pub use event_log::{EVENT_LOG_PATH, read_event_log};
+pub use hcl::HclAttester;
 pub use transport::{DEVICE_PATH, DeviceFile, Transport};
+pub use vtpm::VtpmAttester;
 
 /// NV index and persistent handle of an endorsement key (EK Credential Profile 2.5, section 2.2.1.4;
 /// TCG Registry of Reserved TPM 2.0 Handles 1.1, section 2.3.1).
@@ -46,6 +55,14 @@ pub enum TpmError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// There is no NV index or object where one is looked for.
+    #[error("TPM: expected {what} at {handle:#010x}, got none")]
+    Missing {
+        /// What is looked for.
+        what: &'static str,
+        /// Where.
+        handle: u32,
     },
     /// Exchanging a command with the device failed, a time-out included.
     #[error("{command} could not be exchanged with the TPM")]
@@ -91,11 +108,9 @@ struct EkLocation {
 /// The attesting TPM: endorsement key, an attestation key made for this process, event log.
 #[derive(Debug)]
 pub struct TpmAttester {
-    tpm: Tpm,
+    quoter: Quoter,
     ek: Handle,
-    ak: Handle,
     identity: TpmIdentity,
-    event_log: Vec<u8>,
 }
 
 impl TpmAttester {
@@ -104,11 +119,7 @@ impl TpmAttester {
     /// # Errors
     /// If the device does not open or a command fails.
     pub fn open(path: &Path) -> Result<Self, TpmError> {
-        let device = DeviceFile::open(path).map_err(|source| TpmError::Open {
-            path: path.display().to_string(),
-            source,
-        })?;
-        Self::start(Box::new(device), read_event_log(Path::new(EVENT_LOG_PATH)))
+        Self::start(open(path)?, read_event_log(Path::new(EVENT_LOG_PATH)))
     }
 
     /// The same over any transport, with a given event log.
@@ -127,15 +138,13 @@ impl TpmAttester {
             }
         };
         Ok(Self {
-            tpm,
+            quoter: Quoter::new(tpm, ak, event_log),
             ek,
-            ak,
             identity: TpmIdentity {
                 ek_certificate,
                 ek_public,
                 ak_public,
             },
-            event_log,
         })
     }
 
@@ -150,12 +159,13 @@ impl TpmAttester {
     /// # Errors
     /// If the credential is for another TPM or key, or a command fails.
     pub fn activate(&mut self, challenge: &TpmChallenge) -> Result<Zeroizing<[u8; 32]>, TpmError> {
-        let session = self.tpm.start_policy_session()?;
-        let secret = self.tpm.policy_secret_endorsement(session).and_then(|()| {
-            let objects = [self.ak, self.ek, session];
-            self.tpm.activate_credential(objects, challenge)
+        let Quoter { tpm, ak, .. } = &mut self.quoter;
+        let session = tpm.start_policy_session()?;
+        let secret = tpm.policy_secret_endorsement(session).and_then(|()| {
+            let objects = [*ak, self.ek, session];
+            tpm.activate_credential(objects, challenge)
         });
-        self.tpm.flush_context(session)?;
+        tpm.flush_context(session)?;
         secret
     }
 
@@ -168,14 +178,7 @@ impl TpmAttester {
         qualifying_data: &[u8; 32],
         pcrs: &[u32],
     ) -> Result<TpmEvidence, TpmError> {
-        let set = pcr_set(pcrs)?;
-        let (attestation, signature) = self.tpm.quote(self.ak, qualifying_data, set)?;
-        Ok(TpmEvidence {
-            attestation,
-            signature,
-            pcrs: self.tpm.pcr_read(set)?,
-            event_log: self.event_log.clone(),
-        })
+        self.quoter.quote(qualifying_data, pcrs)
     }
 
     /// Extends a PCR of the SHA-256 bank.
@@ -183,17 +186,25 @@ impl TpmAttester {
     /// # Errors
     /// If the command fails.
     pub fn extend(&mut self, pcr: u32, digest: &[u8; 32]) -> Result<(), TpmError> {
-        pcr_set(&[pcr])?;
-        self.tpm.pcr_extend(pcr, digest)
+        self.quoter.extend(pcr, digest)
     }
 }
 
 impl Drop for TpmAttester {
-    /// Frees both slots. The resource manager would do it when the device closes; a TPM without
-    /// one has three slots in all.
+    /// Frees the slot. The resource manager would do it when the device closes; a TPM without one has
+    /// three slots in all.
     fn drop(&mut self) {
-        flush(&mut self.tpm, self.ak);
-        flush(&mut self.tpm, self.ek);
+        flush(&mut self.quoter.tpm, self.ek);
+    }
+}
+
+fn open(path: &Path) -> Result<Box<dyn Transport>, TpmError> {
+    match DeviceFile::open(path) {
+        Ok(device) => Ok(Box::new(device)),
+        Err(source) => Err(TpmError::Open {
+            path: path.display().to_string(),
+            source,
+        }),
     }
 }
 
@@ -205,7 +216,9 @@ fn pcr_set(pcrs: &[u32]) -> Result<PcrSet, TpmError> {
 /// makes an ECC key in a fraction of the time. Without any it is RSA, which every TPM has.
 fn find_certificate(tpm: &mut Tpm) -> Result<(EkLocation, Vec<u8>), TpmError> {
     for location in [EK_ECC_P256, EK_RSA_2048] {
-        if let Some(certificate) = tpm.nv_read(location.certificate)? {
+        let index = location.certificate;
+        // Everybody may read a certificate with the index's own empty password.
+        if let Some(certificate) = tpm.nv_read(index, index)? {
             return Ok((location, without_padding(certificate)));
         }
     }

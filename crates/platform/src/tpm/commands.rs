@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 pub(super) const SUCCESS: u32 = 0;
 /// `TPM_RC_HANDLE` for the first handle: there is no such object or index (Part 2, section 6.6.2).
 const NO_SUCH_HANDLE: u32 = 0x18b;
-/// `TPM_RH_NULL` and `TPM_RH_ENDORSEMENT` (Part 2, section 7.4).
+/// `TPM_RH_OWNER`, `TPM_RH_NULL` and `TPM_RH_ENDORSEMENT` (Part 2, section 7.4).
+pub(super) const OWNER: Handle = Handle(0x4000_0001);
 const NULL: Handle = Handle(0x4000_0007);
 const ENDORSEMENT: Handle = Handle(0x4000_000b);
 /// `TPM_SE_POLICY` (Part 2, section 6.11).
@@ -24,7 +25,7 @@ const TRANSIENT: u32 = 0x80;
 
 /// The most bytes one `TPM2_NV_Read` returns everywhere.
 const NV_CHUNK: u16 = 1024;
-/// The largest NV index read; certificates are about 1 KiB.
+/// The largest NV index read; certificates are about 1 KiB, an HCL report is 2600 bytes.
 const MAX_NV: u16 = 4096;
 /// The longest nonce, name and digest (SHA-512 with its algorithm).
 const MAX_NAME: usize = 66;
@@ -103,8 +104,13 @@ impl Tpm {
         }
     }
 
-    /// Everything an NV index holds, read with its own empty password; `None` if there is none.
-    pub(super) fn nv_read(&mut self, index: Handle) -> Result<Option<Vec<u8>>, TpmError> {
+    /// Everything an NV index holds, read as `reader` (the index itself or a hierarchy) with an empty
+    /// password; `None` if there is none.
+    pub(super) fn nv_read(
+        &mut self,
+        reader: Handle,
+        index: Handle,
+    ) -> Result<Option<Vec<u8>>, TpmError> {
         let Some(size) = self.nv_size(index)? else {
             return Ok(None);
         };
@@ -112,7 +118,7 @@ impl Tpm {
         let mut offset = 0;
         while offset < size {
             let chunk = NV_CHUNK.min(size - offset);
-            data.extend(self.nv_read_chunk(index, chunk, offset)?);
+            data.extend(self.nv_read_chunk([reader, index], chunk, offset)?);
             offset += chunk;
         }
         Ok(Some(data))
@@ -144,12 +150,12 @@ impl Tpm {
     /// `TPM2_NV_Read` of exactly `size` bytes.
     fn nv_read_chunk(
         &mut self,
-        index: Handle,
+        [reader, index]: [Handle; 2],
         size: u16,
         offset: u16,
     ) -> Result<Vec<u8>, TpmError> {
         Command::new("TPM2_NV_Read", 0x14e)
-            .handle(index)
+            .handle(reader)
             .handle(index)
             .auth(PASSWORD)
             .u16(size)
