@@ -8,8 +8,8 @@
 //! the virtual CPUs, with the features the hypervisor enables, and with the hypervisor itself.
 //!
 //! [`LaunchConfig::prepare`] hashes the pages once; [`PreparedLaunch::measurement`] then gives the
-//! value for one count and type of virtual CPUs. [`id_block`] has the structures by which an author
-//! signs a measurement.
+//! value for one count and type of virtual CPUs. The ID block by which an author signs a measurement
+//! is in crate `snp`.
 //!
 //! The firmware file is parsed with fixed bounds, and refused when it asks for a page whose measure
 //! is not known here: a guessed value would be wrong on every later boot.
@@ -21,7 +21,6 @@
 mod digest;
 mod firmware;
 mod hashes;
-pub mod id_block;
 mod vcpu;
 mod vmsa;
 

@@ -9,10 +9,8 @@
 #[path = "support/ovmf.rs"]
 mod ovmf;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use measure::sev_snp::{
     Firmware, FirmwareError, KernelHashes, LaunchConfig, LaunchError, VcpuSignature, Vmm,
-    id_block::{IdBlock, IdBlockError, key_digest},
 };
 use ovmf::{
     CPUID, HASH_TABLE_GUID, HASHES, MEMORY, METADATA_GUID, Ovmf, RESET_GUID, SECRETS, words,
@@ -23,31 +21,11 @@ use sev::measurement::{
     vcpu_types::CpuType,
     vmsa::{GuestFeatures, VMMType},
 };
-use std::{env, fs, path::PathBuf};
+use std::fs;
 
 /// A file of the vectors; `None`, said aloud, where there are none.
 fn vector(name: &str) -> Option<Vec<u8>> {
-    let root = env::var_os("CONSTELLATION_VECTORS").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../../shared/vectors"
-            ))
-        },
-        PathBuf::from,
-    );
-    let path = root.join("snp").join(name);
-    if let Ok(bytes) = fs::read(&path) {
-        return Some(bytes);
-    }
-    let hint = "set `CONSTELLATION_VECTORS` to the folder of test vectors";
-    let path = path.display();
-    assert!(
-        env::var_os("CI").is_none(),
-        "missing vector `{path}`\nhint: {hint}"
-    );
-    eprintln!("skipped: missing vector `{path}`\nhint: {hint}");
-    None
+    vectors::vector(&format!("snp/{name}"))
 }
 
 fn firmware(name: &str) -> Option<Vec<u8>> {
@@ -449,81 +427,4 @@ fn any_bytes_give_an_answer() {
             assert_ne!(measure(&changed), right, "{at:#x}");
         }
     }
-}
-
-struct SignedBlock {
-    block: IdBlock,
-    auth: [u8; 4096],
-    expected: Value,
-}
-
-fn signed_block() -> Option<SignedBlock> {
-    let expected: Value = serde_json::from_slice(&vector("expected_idblock.json")?).unwrap();
-    let launch = hex::decode(expected["launch_digest"].as_str().unwrap()).unwrap();
-    let auth = vector("tests__measurement__test_auth_block.bin")?;
-    let block = IdBlock {
-        launch_digest: launch.try_into().unwrap(),
-        family_id: [0; 16],
-        image_id: [0; 16],
-        guest_svn: 0,
-        policy: 0x30000,
-    };
-    let auth = auth.try_into().unwrap();
-    Some(SignedBlock {
-        block,
-        auth,
-        expected,
-    })
-}
-
-fn base64(value: &Value) -> Vec<u8> {
-    STANDARD.decode(value.as_str().unwrap()).unwrap()
-}
-
-#[test]
-fn an_authors_signatures_verify() {
-    let Some(signed) = signed_block() else { return };
-    assert_eq!(
-        signed.block.encode(),
-        base64(&signed.expected["id_block_b64"])
-    );
-    let digests = signed.block.authenticate(&signed.auth).unwrap();
-    assert_eq!(
-        digests.id_key.to_vec(),
-        base64(&signed.expected["id_key_digest_b64"])
-    );
-    let author = base64(&signed.expected["auth_key_digest_b64"]);
-    assert_eq!(digests.author.unwrap().to_vec(), author);
-    for (name, digest) in [
-        ("test_id_pub.pem", digests.id_key),
-        ("test_auth_pub.pem", digests.author.unwrap()),
-    ] {
-        let pem = String::from_utf8(vector(name).unwrap()).unwrap();
-        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        let key = STANDARD.decode(body).unwrap();
-        assert_eq!(key_digest(key.last_chunk().unwrap()), digest, "{name}");
-    }
-}
-
-#[test]
-fn a_changed_block_or_signature_is_refused() {
-    let Some(signed) = signed_block() else { return };
-    let other = IdBlock {
-        policy: 0xb0000,
-        ..signed.block
-    };
-    let field = "ID_BLOCK_SIG";
-    let expected = Err(IdBlockError::Signature { field });
-    assert_eq!(other.authenticate(&signed.auth), expected);
-    // Every byte of the fields that are read; the reserved ones between them sign nothing.
-    let fields = [0..8, 0x40..0x240, 0x240..0x644, 0x680..0x880, 0x880..0xc84];
-    for at in fields.into_iter().flatten() {
-        let mut auth = signed.auth;
-        auth[at] ^= 0x40;
-        assert!(signed.block.authenticate(&auth).is_err(), "{at:#x}");
-    }
-    let mut no_author = signed.auth;
-    no_author[0x680..0xc84].fill(0);
-    let digests = signed.block.authenticate(&no_author).unwrap();
-    assert_eq!(digests.author, None);
 }

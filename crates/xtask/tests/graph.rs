@@ -31,6 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
+    ("endorsements", &["snp"]),
     ("api", &["evidence", "identity", "owner"]),
     (
         "attested-tls",
