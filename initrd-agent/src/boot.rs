@@ -1,6 +1,7 @@
 //! The nine steps from the kernel to the verified root's init (docs/agent.md).
 
 use crate::{
+    attest::Attester,
     cmdline::CommandLine,
     console::{self, step},
     exit::{Action, ExitReason, Failure, exits},
@@ -16,7 +17,6 @@ use platform::{
     integrity::StateDisk,
     modules, mount, power,
     switch_root::switch_root,
-    tpm::{DEVICE_PATH, TpmAttester},
 };
 use std::{
     convert::Infallible,
@@ -81,7 +81,7 @@ fn boot() -> Result<Infallible, Failure> {
     let line = read_command_line()?;
     let mapper = DeviceMapper::open().map_err(exits(ExitReason::Modules))?;
     mount_root(&line, &mapper)?;
-    let mut attester = open_attester()?;
+    let mut attester = open_attester(&line)?;
     let disk = open_state_disk()?;
     let guide = Guide::find()?;
     unlock(&line, &mapper, &disk, (&mut attester, guide))?;
@@ -120,10 +120,9 @@ fn mount_root(line: &CommandLine, mapper: &DeviceMapper) -> Result<(), Failure> 
     Ok(())
 }
 
-fn open_attester() -> Result<TpmAttester, Failure> {
-    let attester =
-        TpmAttester::open(Path::new(DEVICE_PATH)).map_err(exits(ExitReason::Attester))?;
-    step("attester").with("kind", "tpm").end();
+fn open_attester(line: &CommandLine) -> Result<Attester, Failure> {
+    let attester = Attester::open(line.evidence)?;
+    step("attester").with("kind", line.evidence).end();
     Ok(attester)
 }
 
@@ -149,13 +148,13 @@ fn unlock(
     line: &CommandLine,
     mapper: &DeviceMapper,
     disk: &StateDisk,
-    (attester, guide): (&mut TpmAttester, Guide),
+    (attester, guide): (&mut Attester, Guide),
 ) -> Result<(), Failure> {
     let sealing_key = SealingKey::generate().map_err(exits(ExitReason::Panic))?;
     let end = TlsEnd::generate().map_err(exits(ExitReason::Panic))?;
     let terms = AttesterTerms {
         owner: line.owner,
-        identity: attester.identity().clone(),
+        claim: attester.claim(),
         sealing_key: sealing_key.public_key(),
     };
     let mut peers = Peers::new(end, terms);

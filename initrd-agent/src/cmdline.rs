@@ -4,7 +4,7 @@
 //! a wrong one only leads to a refusal. Parsing is strict all the same: two readings of one line
 //! would be two images with one meaning.
 
-use evidence::EvidenceKind;
+use evidence::{EvidenceKind, UnknownKind};
 use owner::{KeyError, OwnerFingerprint};
 use platform::verity::{MalformedRoot, VerifiedRoot};
 
@@ -51,10 +51,13 @@ pub enum CommandLineError {
     #[error("command line: `constellation.owner`")]
     Owner(#[source] KeyError),
     /// The evidence kind is not one that this agent has.
-    #[error("command line: `constellation.evidence`: expected `tpm`, got `{got}`")]
+    #[error("command line: `constellation.evidence`: got `{got}`")]
     Evidence {
         /// What it says.
         got: String,
+        /// What it may say.
+        #[source]
+        source: UnknownKind,
     },
     /// The root is not `<data blocks>:<salt>:<root hash>`.
     #[error("command line: `constellation.root`")]
@@ -111,12 +114,10 @@ impl CommandLine {
 }
 
 fn parse_evidence(text: &str) -> Result<EvidenceKind, CommandLineError> {
-    match text {
-        "tpm" => Ok(EvidenceKind::Tpm),
-        _ => Err(CommandLineError::Evidence {
-            got: text.to_owned(),
-        }),
-    }
+    text.parse().map_err(|source| CommandLineError::Evidence {
+        got: text.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -148,6 +149,15 @@ mod tests {
         assert_eq!(parsed.owner.as_bytes(), &[0x0f; 32]);
         assert_eq!(parsed.evidence, EvidenceKind::Tpm);
         assert_eq!(parsed.root, format!("25600:{HASH}:{HASH}").parse().unwrap());
+    }
+
+    #[test]
+    fn every_kind_of_evidence_by_its_name() {
+        for kind in EvidenceKind::ALL {
+            let mut keys = good();
+            keys[1] = format!("constellation.evidence={kind}");
+            assert_eq!(parse(&keys).unwrap().evidence, kind);
+        }
     }
 
     #[test]
@@ -198,7 +208,15 @@ mod tests {
                 "{bad}"
             );
         }
-        for bad in ["", "TPM", "sev-snp", "tpm,none", "none"] {
+        for bad in [
+            "",
+            "TPM",
+            "sev",
+            "snp",
+            "sev-snp,tpm",
+            "sev-snp/vtpm",
+            "none",
+        ] {
             let mut keys = good();
             keys[1] = format!("constellation.evidence={bad}");
             assert!(

@@ -94,6 +94,14 @@ exit_reasons! {
     Attester = 50, "attester", Reboot;
     /// A server that acts for the owner refused this node.
     Refused = 51, "refused", PowerOff;
+    /// The host kept the SNP firmware busy for longer than the agent asks again.
+    EvidenceThrottled = 52, "evidence-throttled", Reboot;
+    /// The SNP device did not answer in time; the process that asked it was killed.
+    EvidenceStalled = 53, "evidence-stalled", Reboot;
+    /// The SNP firmware, the host or the driver refused to make a report.
+    EvidenceRefused = 54, "evidence-refused", PowerOff;
+    /// The SNP device answered with something that is no report.
+    EvidenceMalformed = 55, "evidence-malformed", PowerOff;
     /// The header does not open with the released key, or is another cluster's or node's.
     HeaderRefused = 60, "header-refused", PowerOff;
     /// The header of the state disk is older than the server's record of it.

@@ -1,15 +1,23 @@
 //! The connections of one boot: one `poll(2)` loop over sessions that are dialled and accepted.
 //!
 //! Endpoints are tried in parallel, at most eight at a time; at most four pushes are heard. A
-//! session has a deadline as a whole, however slowly its peer sends. The TPM works for one session
+//! session has a deadline as a whole, however slowly its peer sends. The attester works for one session
 //! at a time because the loop does. The first channel ends the loop and every other session.
 
 mod peer;
 
 pub use peer::PeerError;
 
-use crate::{attest::Attest, console::step, exit::chain, targets::Targets};
-use attested_tls::{AttesterTerms, Channel, ProvenAdmitter, SessionError, TlsEnd};
+use crate::{
+    attest::{Attest, AttestError},
+    console::step,
+    exit::{ExitReason, chain},
+    targets::Targets,
+};
+use api::Class;
+use attested_tls::{
+    Attestation, AttesterTerms, Channel, EvidenceRequest, ProvenAdmitter, SessionError, TlsEnd,
+};
 use evidence::{AdmissionPath, Side};
 use peer::{Peer, Progress};
 use platform::random::{self, RandomError};
@@ -60,6 +68,15 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeersError {
+    /// This boot gets no evidence any more.
+    #[error("make evidence")]
+    Evidence {
+        /// The row of the exit table.
+        reason: ExitReason,
+        /// What failed.
+        #[source]
+        source: AttestError,
+    },
     /// No socket to hear pushes on.
     #[error("listen for a push")]
     Listen(#[source] io::Error),
@@ -69,6 +86,17 @@ pub enum PeersError {
     /// Waiting for the sockets failed.
     #[error("wait for peers")]
     Wait(#[source] Errno),
+}
+
+impl PeersError {
+    /// The row of the exit table.
+    #[must_use]
+    pub const fn exit_reason(&self) -> ExitReason {
+        match self {
+            Self::Evidence { reason, .. } => *reason,
+            Self::Listen(_) | Self::Random(_) | Self::Wait(_) => ExitReason::Network,
+        }
+    }
 }
 
 /// All connections, and what their sessions need.
@@ -234,10 +262,7 @@ impl Peers {
             match peer.advance(self.clock.elapsed()) {
                 Ok(Progress::Waiting) => index += 1,
                 Ok(Progress::Attest(request)) => {
-                    let evidence = attester.attest(&request).map_err(|error| {
-                        step("attest").with_text("error", &chain(&error)).end();
-                        error.class()
-                    });
+                    let evidence = evidence(attester, &request)?;
                     if let Err(error) = peer.supply(evidence) {
                         self.drop_peer(index, &error)?;
                     }
@@ -326,6 +351,20 @@ impl Peers {
             Err(error) => Err(PeersError::Wait(error)),
         }
     }
+}
+
+/// Evidence for one session, or its end; an error is the end of this boot.
+fn evidence(
+    attester: &mut impl Attest,
+    request: &EvidenceRequest,
+) -> Result<Result<Attestation, Class>, PeersError> {
+    attester.attest(request).map(Ok).or_else(|source| {
+        if let Some(reason) = source.exit_reason() {
+            return Err(PeersError::Evidence { reason, source });
+        }
+        step("attest").with_text("error", &chain(&source)).end();
+        Ok(Err(source.class()))
+    })
 }
 
 /// What a session starts with.

@@ -1,4 +1,4 @@
-//! The admission of this boot: drives [`admission::node::Node`] with a disk, a TPM and peers.
+//! The admission of this boot: drives [`admission::node::Node`] with a disk, an attester and peers.
 //!
 //! The machine says what comes next; this module only does it and says what happened. Secrets live
 //! here between the ticket and the mapping, and nowhere else.
@@ -10,6 +10,7 @@ pub use disk::Machine;
 pub(crate) use disk::disk_reason;
 
 use crate::{
+    attest::Latch,
     calls,
     console::step,
     exit::{ExitReason, Failure, chain, exits},
@@ -203,8 +204,14 @@ impl<'a> Unlock<'a> {
     fn latch(&mut self) -> Result<Event, Failure> {
         let cluster = self.hand_off.as_ref().map(|hand_off| hand_off.cluster_id);
         let cluster = cluster.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
-        self.machine.latch(&cluster)?;
-        step("latch").with("cluster", cluster).end();
+        let latch = match self.machine.latch(&cluster)? {
+            Latch::Extended => "pcr-15",
+            Latch::Server => "none",
+        };
+        step("latch")
+            .with("kind", latch)
+            .with("cluster", cluster)
+            .end();
         Ok(Event::Latched)
     }
 

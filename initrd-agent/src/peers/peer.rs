@@ -3,9 +3,8 @@
 use super::Admitted;
 use api::Class;
 use attested_tls::{
-    ActivatedSecret, AttesterProgress, AttesterSession, EvidenceRequest, SessionError, Start,
+    Attestation, AttesterProgress, AttesterSession, EvidenceRequest, SessionError, Start,
 };
-use evidence::Evidence;
 use platform::random::RandomError;
 use rustix::{
     event::{PollFd, PollFlags},
@@ -154,10 +153,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn supply(
-        &mut self,
-        evidence: Result<(ActivatedSecret, Evidence), Class>,
-    ) -> Result<(), PeerError> {
+    pub(super) fn supply(&mut self, evidence: Result<Attestation, Class>) -> Result<(), PeerError> {
         let supplied = self.session.supply_evidence(evidence);
         if supplied.is_err() {
             self.flush().unwrap_or_default();

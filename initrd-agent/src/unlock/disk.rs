@@ -1,7 +1,10 @@
-//! The part of an admission that touches this machine: state disk, mappings, TPM.
+//! The part of an admission that touches this machine: state disk, mappings, latch.
 
 use super::{exits, step};
-use crate::exit::{ExitReason, Failure};
+use crate::{
+    attest::{Attester, Latch},
+    exit::{ExitReason, Failure},
+};
 use admission::node::{DiskState, Slot};
 use identity::{ClusterId, DiskId};
 use platform::{
@@ -9,7 +12,6 @@ use platform::{
     integrity::{StateDisk, StateDiskError, Volume},
     mkfs::make_ext4,
     random,
-    tpm::TpmAttester,
 };
 use secret::{DataKey, VolumeKeys};
 use state_disk::{
@@ -17,9 +19,6 @@ use state_disk::{
     SLOT_LEN, SlotIndex,
 };
 use std::path::{Path, PathBuf};
-
-/// PCR of the latch: not resettable, zero until the disk is unlocked.
-const LATCH: u32 = 15;
 
 /// The devices of this machine.
 #[derive(Debug)]
@@ -30,8 +29,8 @@ pub struct Machine<'a> {
     pub root: &'a Path,
     /// The state disk.
     pub disk: &'a StateDisk,
-    /// The TPM.
-    pub attester: &'a mut TpmAttester,
+    /// What attests for it.
+    pub attester: &'a mut Attester,
 }
 
 /// What formatting made, for the header.
@@ -171,11 +170,9 @@ impl Machine<'_> {
         Ok(mapped.link())
     }
 
-    /// Extends the latch: from here on no key is released to this boot.
-    pub(super) fn latch(&mut self, cluster: &ClusterId) -> Result<(), Failure> {
-        self.attester
-            .extend(LATCH, cluster.as_bytes())
-            .map_err(exits(ExitReason::Latch))
+    /// Latches, where this kind of evidence has a latch: from here on no key is released to this boot.
+    pub(super) fn latch(&mut self, cluster: &ClusterId) -> Result<Latch, Failure> {
+        self.attester.latch(cluster.as_bytes())
     }
 }
 

@@ -32,7 +32,7 @@ impl Unlock<'_> {
             let outcome = self
                 .peers
                 .run(self.machine.attester, paths, good_for)
-                .map_err(exits(ExitReason::Network))?;
+                .map_err(|error| exits(error.exit_reason())(error))?;
             match outcome {
                 Outcome::Admitted(admitted) => return Ok(self.admitted(*admitted)),
                 Outcome::Elapsed => {}

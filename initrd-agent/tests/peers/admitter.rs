@@ -5,7 +5,7 @@ use api::Class;
 use attested_tls::{
     AdmitterProgress, AdmitterSession, AdmitterTerms, Refusal, SessionError, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, TpmChallenge};
+use evidence::{AdmissionPath, EvidenceKind, Requirement, TpmChallenge};
 use owner::{OwnerKey, Seed};
 use std::{
     io,
@@ -87,7 +87,12 @@ fn start() -> Start {
 }
 
 fn terms() -> AdmitterTerms {
-    AdmitterTerms { pcrs: vec![4, 15] }
+    AdmitterTerms {
+        accepted: vec![Requirement {
+            kind: EvidenceKind::Tpm,
+            pcrs: vec![4, 15],
+        }],
+    }
 }
 
 fn drive(
@@ -111,7 +116,8 @@ fn drive(
             }
             AdmitterProgress::NeedChallenge(_) => session.supply_challenge(challenge(verdict))?,
             AdmitterProgress::NeedAppraisal(request) => {
-                assert_eq!(request.activated.expose_secret(), &[7; 32]);
+                let activated = request.activated.unwrap();
+                assert_eq!(activated.expose_secret(), &[7; 32]);
                 let supplied = session.supply_appraisal(appraisal(verdict));
                 flush(&mut session, &mut stream);
                 supplied?;
@@ -132,13 +138,13 @@ fn flush(session: &mut AdmitterSession<()>, stream: &mut TcpStream) {
     while session.wants_write() && session.write_tls(stream).is_ok() {}
 }
 
-fn challenge(verdict: Verdict) -> Result<TpmChallenge, Refusal> {
+fn challenge(verdict: Verdict) -> Result<Option<TpmChallenge>, Refusal> {
     match verdict {
         Verdict::RefuseIdentity => Err(Refusal::of(Class::Refused)),
-        _ => Ok(TpmChallenge {
+        _ => Ok(Some(TpmChallenge {
             credential_blob: vec![1],
             encrypted_secret: vec![2],
-        }),
+        })),
     }
 }
 

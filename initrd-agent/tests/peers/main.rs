@@ -5,8 +5,10 @@
 mod admitter;
 
 use admitter::{Server, Verdict, owner_key, push};
-use attested_tls::{ActivatedSecret, AttesterTerms, EvidenceRequest, SealingKey, TlsEnd};
-use evidence::{AdmissionPath, Evidence, TpmEvidence, TpmIdentity};
+use attested_tls::{
+    ActivatedSecret, Attestation, AttesterTerms, EvidenceRequest, SealingKey, TlsEnd,
+};
+use evidence::{AdmissionPath, AttesterClaim, Evidence, TpmEvidence, TpmIdentity};
 use initrd_agent::{
     attest::{Attest, AttestError},
     peers::{Outcome, Peers},
@@ -28,10 +30,7 @@ const ENOUGH: Duration = Duration::from_secs(15);
 struct Counted(usize);
 
 impl Attest for Counted {
-    fn attest(
-        &mut self,
-        request: &EvidenceRequest,
-    ) -> Result<(ActivatedSecret, Evidence), AttestError> {
+    fn attest(&mut self, request: &EvidenceRequest) -> Result<Attestation, AttestError> {
         self.0 += 1;
         let quote = TpmEvidence {
             attestation: request.binding.as_bytes().to_vec(),
@@ -43,21 +42,21 @@ impl Attest for Counted {
                 .collect::<BTreeMap<_, _>>(),
             event_log: Vec::new(),
         };
-        Ok((
-            ActivatedSecret::from_slice(&[7; 32]).unwrap(),
-            Evidence::Tpm(quote),
-        ))
+        Ok(Attestation {
+            activated: ActivatedSecret::from_slice(&[7; 32]),
+            evidence: Evidence::Tpm(quote),
+        })
     }
 }
 
 fn peers() -> Peers {
     let terms = AttesterTerms {
         owner: owner_key(1).public_key().fingerprint(),
-        identity: TpmIdentity {
+        claim: AttesterClaim::Tpm(TpmIdentity {
             ek_certificate: vec![1],
             ek_public: vec![2],
             ak_public: vec![3],
-        },
+        }),
         sealing_key: SealingKey::generate().unwrap().public_key(),
     };
     Peers::new(TlsEnd::generate().unwrap(), terms)
