@@ -174,27 +174,65 @@ impl Connection {
     /// # Errors
     /// If the TPM is gone or refuses.
     pub fn store_ecc_certificate(&mut self, certificate: &[u8]) -> io::Result<()> {
-        let size = u16::try_from(certificate.len()).map_err(io::Error::other)?;
+        // OWNERWRITE | AUTHREAD | OWNERREAD | NO_DA.
+        self.store(NV_ECC_P256, 0x0206_0002, certificate)
+    }
+
+    /// Stores `data` at an NV index that the owner reads and nobody else. This TPM's indices hold 2048
+    /// bytes at most.
+    ///
+    /// # Errors
+    /// If the TPM is gone or refuses.
+    pub fn store_for_owner(&mut self, index: u32, data: &[u8]) -> io::Result<()> {
+        // OWNERWRITE | OWNERREAD | NO_DA.
+        self.store(index, 0x0202_0002, data)
+    }
+
+    /// Makes a primary key from a `TPMT_PUBLIC` and keeps it at a persistent handle.
+    ///
+    /// # Errors
+    /// If the TPM is gone or refuses.
+    pub fn keep_key(&mut self, template: &[u8], handle: u32) -> io::Result<()> {
+        // inSensitive, inPublic, outsideInfo, creationPCR.
+        let create = [
+            &[0, 4, 0, 0, 0, 0][..],
+            &size_of(template)?,
+            template,
+            &[0; 6],
+        ]
+        .concat();
+        let created = self.as_owner(0x131, &[], &create)?;
+        let key = created.get(10..14).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.as_owner(0x120, key, &handle.to_be_bytes())?;
+        // TPM2_FlushContext has no authorization.
+        let flush = [&[0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65], key].concat();
+        successful(self.transact(&flush)?).map(drop)
+    }
+
+    fn store(&mut self, index: u32, attributes: u32, data: &[u8]) -> io::Result<()> {
         // There may be none to replace.
-        drop(self.as_owner(0x122, &NV_ECC_P256.to_be_bytes(), &[]));
-        // TPMS_NV_PUBLIC: SHA-256, OWNERWRITE | AUTHREAD | OWNERREAD | NO_DA, no policy.
-        let mut public = Vec::from(NV_ECC_P256.to_be_bytes());
-        public.extend([0x00, 0x0b, 0x02, 0x06, 0x00, 0x02, 0x00, 0x00]);
-        public.extend(size.to_be_bytes());
-        let public_len = u16::try_from(public.len()).map_err(io::Error::other)?;
-        let define = [&[0, 0], &public_len.to_be_bytes()[..], &public].concat();
+        drop(self.as_owner(0x122, &index.to_be_bytes(), &[]));
+        // TPMS_NV_PUBLIC: SHA-256, no policy.
+        let public = [
+            &index.to_be_bytes()[..],
+            &[0x00, 0x0b],
+            &attributes.to_be_bytes(),
+            &[0, 0],
+            &size_of(data)?,
+        ]
+        .concat();
+        let define = [&[0, 0], &size_of(&public)?[..], &public].concat();
         self.as_owner(0x12a, &[], &define)?;
-        for (i, chunk) in certificate.chunks(512).enumerate() {
-            let len = u16::try_from(chunk.len()).map_err(io::Error::other)?;
+        for (i, chunk) in data.chunks(512).enumerate() {
             let offset = u16::try_from(i * 512).map_err(io::Error::other)?;
-            let write = [&len.to_be_bytes()[..], chunk, &offset.to_be_bytes()].concat();
-            self.as_owner(0x137, &NV_ECC_P256.to_be_bytes(), &write)?;
+            let write = [&size_of(chunk)?[..], chunk, &offset.to_be_bytes()].concat();
+            self.as_owner(0x137, &index.to_be_bytes(), &write)?;
         }
         Ok(())
     }
 
-    /// Runs a command that the owner authorizes with an empty password.
-    fn as_owner(&mut self, code: u32, handles: &[u8], parameters: &[u8]) -> io::Result<()> {
+    /// Runs a command that the owner authorizes with an empty password; gives the response.
+    fn as_owner(&mut self, code: u32, handles: &[u8], parameters: &[u8]) -> io::Result<Vec<u8>> {
         let owner = 0x4000_0001_u32.to_be_bytes();
         let password = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
         let body = [
@@ -207,12 +245,21 @@ impl Connection {
         .concat();
         let size = u32::try_from(body.len() + 6).map_err(io::Error::other)?;
         let command = [&[0x80, 0x02], &size.to_be_bytes()[..], &body].concat();
-        let response = self.transact(&command)?;
-        match response.get(6..10) {
-            Some([0, 0, 0, 0]) => Ok(()),
-            code => Err(io::Error::other(format!("TPM answered {code:02x?}"))),
-        }
+        successful(self.transact(&command)?)
     }
+}
+
+fn successful(response: Vec<u8>) -> io::Result<Vec<u8>> {
+    match response.get(6..10) {
+        Some([0, 0, 0, 0]) => Ok(response),
+        code => Err(io::Error::other(format!("TPM answered {code:02x?}"))),
+    }
+}
+
+/// The length in front of a `TPM2B`.
+fn size_of(bytes: &[u8]) -> io::Result<[u8; 2]> {
+    let size = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    Ok(size.to_be_bytes())
 }
 
 fn socket(dir: &Path) -> PathBuf {
