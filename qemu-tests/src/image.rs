@@ -74,6 +74,11 @@ impl Image {
         self.dir.join("second-request")
     }
 
+    /// The archive with a test init that provides `/dev/sev-guest`; beside the test image only.
+    pub fn snp_device(&self) -> PathBuf {
+        self.dir.join("snp-device.cpio")
+    }
+
     /// The folder of all of it.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -24,6 +24,9 @@ use crate::workspace::{MachineSlot, Workspace, free_port, program};
 /// The firmware unless a test takes another one.
 const OVMF: &str = "OVMF_CODE_4M.fd";
 
+/// Where the agent looks for hints.
+const HINTS: &str = "opt/org.constellation/hints";
+
 /// What the machine boots, and how.
 #[derive(Clone, Debug)]
 pub enum Boot {
@@ -66,6 +69,8 @@ pub struct MachineConfig {
     pub forwards: Vec<(String, u16)>,
     /// Hints through `fw_cfg`.
     pub hints: Option<String>,
+    /// Other files through `fw_cfg`: names and contents.
+    pub fw_cfg: Vec<(String, String)>,
     /// The clock at power-on, `YYYY-MM-DDTHH:MM:SS`; none: the host's.
     pub clock: Option<String>,
     /// Start with the network cable pulled; [`Qmp::set_link`] plugs it in.
@@ -104,6 +109,7 @@ impl MachineConfig {
             metadata: None,
             forwards: Vec::new(),
             hints: None,
+            fw_cfg: Vec::new(),
             clock: None,
             link_down: false,
             reboots: false,
@@ -121,11 +127,11 @@ impl MachineConfig {
         let push_port = free_port()?;
         let esp = self.write_esp(files.path())?;
         let qmp = Qmp::new(files.path().join("qmp.sock"));
-        let hints = self.write_hints(files.path())?;
+        let fw_cfg = self.write_fw_cfg(files.path())?;
         let plan = arguments::Plan {
             config: self,
             esp: esp.as_deref(),
-            hints: hints.as_deref(),
+            fw_cfg: &fw_cfg,
             tpm: tpm.as_ref().map(PoweredTpm::socket),
             qmp: qmp.path(),
             push_port,
@@ -165,13 +171,17 @@ impl MachineConfig {
         Ok(Some(image))
     }
 
-    fn write_hints(&self, dir: &Path) -> Result<Option<PathBuf>> {
-        let Some(hints) = &self.hints else {
-            return Ok(None);
-        };
-        let path = dir.join("hints.json");
-        std::fs::write(&path, hints)?;
-        Ok(Some(path))
+    /// Writes the hints and the other files; returns their names and where they are.
+    fn write_fw_cfg(&self, dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let hints = self.hints.iter().map(|hints| (HINTS, hints));
+        let others = self.fw_cfg.iter().map(|(name, content)| (&**name, content));
+        let mut files = Vec::new();
+        for (index, (name, content)) in hints.chain(others).enumerate() {
+            let path = dir.join(format!("fw_cfg-{index}"));
+            std::fs::write(&path, content)?;
+            files.push((name.to_owned(), path));
+        }
+        Ok(files)
     }
 }
 

@@ -3,7 +3,8 @@
 //! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
 //! `root.img` (erofs and its hash tree), `disk.img` (both as GPT partitions), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
 //! for a boot without firmware) and `image.json`, which says what went in. The test profile has
-//! `second-request` beside them, a program for a disk.
+//! beside them `second-request`, a program for a disk, and `snp-device.cpio`, an archive that makes
+//! `initrd.cpio` one with a test init and its `/dev/sev-guest`.
 
 mod cpio;
 mod disk;
@@ -27,6 +28,10 @@ const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What tests run in the booted root of the test image, from a disk; no part of the image.
 const GUEST_PROGRAM: &str = "second-request";
+
+/// What tests of SEV-SNP add to the test image's initramfs: the test init with the device, and a
+/// program that collects evidence again and again.
+const SNP_PROGRAMS: [&str; 2] = ["snp-device", "snp-collect"];
 
 /// Path of the stub in its package.
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
@@ -93,8 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     image.build(&out)?;
     if args.profile == Profile::Test {
-        let program = build_static(Path::new("target"), "guest-attester", GUEST_PROGRAM)?;
-        fs::copy(program, out.join(GUEST_PROGRAM))?;
+        add_test_programs(&packages, &out)?;
     }
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
     if args.check_reproducible {
@@ -105,6 +109,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("image: two builds are equal");
     }
     Ok(())
+}
+
+/// Builds what tests use beside the test image.
+fn add_test_programs(packages: &Packages, out: &Path) -> anyhow::Result<()> {
+    let target = Path::new("target");
+    let program = build_static(target, "guest-attester", GUEST_PROGRAM)?;
+    fs::copy(program, out.join(GUEST_PROGRAM))?;
+    let build = |name| Ok((name, build_static(target, "snp-device", name)?));
+    let programs: anyhow::Result<Vec<_>> = SNP_PROGRAMS.into_iter().map(build).collect();
+    let release = &packages.kernel_release;
+    let archive = initrd::build_snp_device(&programs?, &packages.kernel(), release)?;
+    Ok(fs::write(out.join("snp-device.cpio"), archive)?)
 }
 
 /// Puts a UKI into a boot partition.

@@ -30,7 +30,7 @@ pub(crate) const FIRMWARE: &str = "/usr/share/OVMF";
 pub(super) struct Plan<'a> {
     pub(super) config: &'a MachineConfig,
     pub(super) esp: Option<&'a Path>,
-    pub(super) hints: Option<&'a Path>,
+    pub(super) fw_cfg: &'a [(String, PathBuf)],
     pub(super) tpm: Option<&'a Path>,
     pub(super) qmp: &'a Path,
     pub(super) push_port: u16,
@@ -46,9 +46,8 @@ impl Plan<'_> {
         self.tpm(&mut args);
         self.disks(&mut args);
         self.network(&mut args)?;
-        if let Some(hints) = self.hints {
-            let file = format!("name=opt/org.constellation/hints,file={}", escape(hints));
-            args.pair("-fw_cfg", file);
+        for (name, path) in self.fw_cfg {
+            args.pair("-fw_cfg", format!("name={name},file={}", escape(path)));
         }
         Ok(args.0)
     }

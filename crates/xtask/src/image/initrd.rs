@@ -6,7 +6,7 @@ use anyhow::Context;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// What the boot needs beyond what Debian's cloud kernel has built in (TPM, ext4, virtio's PCI
@@ -33,38 +33,79 @@ const DIRECTORIES: [&str; 5] = ["dev", "proc", "run", "sys", "sysroot"];
 
 /// Packs the archive from `init` and the kernel package unpacked in `kernel`.
 pub(crate) fn build(init: &Path, kernel: &Path, release: &str) -> anyhow::Result<Vec<u8>> {
-    let modules = kernel.join("lib/modules").join(release);
     Tool::new("depmod", "kmod")
         .arg("-b")
         .arg(kernel)
         .arg(release)
         .output()?;
-    let order = load_order(&fs::read_to_string(modules.join("modules.dep"))?)?;
-
     let mut cpio = Cpio::default();
     for directory in DIRECTORIES {
         cpio.directory(directory)?;
     }
-    let init = fs::read(init).with_context(|| format!("read `{}`", init.display()))?;
-    cpio.file("init", 0o755, &init)?;
-    let base = format!("lib/modules/{release}");
-    let list: String = order
-        .iter()
-        .map(|path| format!("/{base}/{path}\n"))
-        .collect();
-    cpio.file("modules.list", 0o644, list.as_bytes())?;
-    let paths: Vec<String> = order.iter().map(|path| format!("{base}/{path}")).collect();
-    for directory in parents(&paths) {
-        cpio.directory(&directory)?;
-    }
-    for (path, from) in paths.iter().zip(&order) {
-        cpio.file(path, 0o644, &fs::read(modules.join(from))?)?;
-    }
+    add_program(&mut cpio, "init", init)?;
+    let modules = Modules {
+        kernel,
+        release,
+        names: &MODULES,
+    };
+    modules.add(&mut cpio, "modules.list")?;
     Ok(cpio.finish()?)
 }
 
-/// The paths of [`MODULES`] and of what they need, each after its dependencies.
-fn load_order(modules_dep: &str) -> anyhow::Result<Vec<String>> {
+/// What only tests of SEV-SNP need, as an archive to follow that of the test image: programs by
+/// their names, and the modules of devices in user space.
+pub(crate) fn build_snp_device(
+    programs: &[(&str, PathBuf)],
+    kernel: &Path,
+    release: &str,
+) -> anyhow::Result<Vec<u8>> {
+    let mut cpio = Cpio::default();
+    for (name, program) in programs {
+        add_program(&mut cpio, name, program)?;
+    }
+    let modules = Modules {
+        kernel,
+        release,
+        names: &["qemu_fw_cfg", "cuse"],
+    };
+    modules.add(&mut cpio, "snp-device.modules")?;
+    Ok(cpio.finish()?)
+}
+
+fn add_program(cpio: &mut Cpio, name: &str, program: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("read `{}`", program.display()))?;
+    Ok(cpio.file(name, 0o755, &bytes)?)
+}
+
+/// Modules of a kernel package, with those that they need.
+struct Modules<'a> {
+    kernel: &'a Path,
+    release: &'a str,
+    names: &'a [&'a str],
+}
+
+impl Modules<'_> {
+    /// Adds them and their list.
+    fn add(&self, cpio: &mut Cpio, list: &str) -> anyhow::Result<()> {
+        let base = format!("lib/modules/{}", self.release);
+        let modules = self.kernel.join(&base);
+        let modules_dep = fs::read_to_string(modules.join("modules.dep"))?;
+        let order = load_order(&modules_dep, self.names)?;
+        let paths: Vec<String> = order.iter().map(|path| format!("{base}/{path}")).collect();
+        let lines: String = paths.iter().map(|path| format!("/{path}\n")).collect();
+        cpio.file(list, 0o644, lines.as_bytes())?;
+        for directory in parents(&paths) {
+            cpio.directory(&directory)?;
+        }
+        for (path, from) in paths.iter().zip(&order) {
+            cpio.file(path, 0o644, &fs::read(modules.join(from))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The paths of the modules and of what they need, each after its dependencies.
+fn load_order(modules_dep: &str, names: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut dependencies = BTreeMap::new();
     let mut by_name = BTreeMap::new();
     for line in modules_dep.lines() {
@@ -75,7 +116,7 @@ fn load_order(modules_dep: &str) -> anyhow::Result<Vec<String>> {
         by_name.insert(module_name(path), path);
     }
     let mut order: Vec<String> = Vec::new();
-    for name in MODULES {
+    for name in names {
         let path = by_name
             .get(&module_name(name))
             .with_context(|| format!("the kernel package has no module `{name}`"))?;
@@ -126,7 +167,7 @@ mod tests {
             "kernel/virtio_net.ko.xz: kernel/b.ko kernel/a.ko",
         );
         dep = dep.replace("kernel/erofs.ko.xz:", "kernel/erofs.ko.xz: kernel/a.ko");
-        let order = load_order(&dep).unwrap();
+        let order = load_order(&dep, &MODULES).unwrap();
         let position = |name: &str| order.iter().position(|path| path.contains(name)).unwrap();
         assert!(position("/a.ko") < position("/b.ko"));
         assert!(position("/b.ko") < position("virtio_net"));
@@ -135,7 +176,7 @@ mod tests {
 
     #[test]
     fn refuses_a_kernel_without_a_listed_module() {
-        let error = load_order("kernel/virtio_blk.ko.xz:\n").unwrap_err();
+        let error = load_order("kernel/virtio_blk.ko.xz:\n", &MODULES).unwrap_err();
         assert!(error.to_string().contains("virtio_net"));
     }
 }
