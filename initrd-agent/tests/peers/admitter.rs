@@ -3,7 +3,8 @@
 
 use api::Class;
 use attested_tls::{
-    AdmitterProgress, AdmitterSession, AdmitterTerms, Refusal, SessionError, Start, TlsEnd,
+    ActivatedSecret, AdmitterProgress, AdmitterSession, AdmitterTerms, Refusal, SessionError,
+    Start, TlsEnd,
 };
 use evidence::{AdmissionPath, EvidenceKind, Requirement, TpmChallenge};
 use owner::{OwnerKey, Seed};
@@ -88,10 +89,16 @@ fn start() -> Start {
 
 fn terms() -> AdmitterTerms {
     AdmitterTerms {
-        accepted: vec![Requirement {
-            kind: EvidenceKind::Tpm,
-            pcrs: vec![4, 15],
-        }],
+        accepted: vec![
+            Requirement {
+                kind: EvidenceKind::Tpm,
+                pcrs: vec![4, 15],
+            },
+            Requirement {
+                kind: EvidenceKind::SevSnp,
+                pcrs: Vec::new(),
+            },
+        ],
     }
 }
 
@@ -114,10 +121,14 @@ fn drive(
             AdmitterProgress::Pending => {
                 session.read_tls(&mut stream).map_err(closed)?;
             }
-            AdmitterProgress::NeedChallenge(_) => session.supply_challenge(challenge(verdict))?,
+            AdmitterProgress::NeedChallenge(request) => {
+                session.supply_challenge(challenge(verdict, request.claim.kind()))?;
+            }
             AdmitterProgress::NeedAppraisal(request) => {
-                let activated = request.activated.unwrap();
-                assert_eq!(activated.expose_secret(), &[7; 32]);
+                let activated = request.activated.as_ref();
+                let challenged = request.evidence.kind().needs_challenge();
+                let expected = challenged.then_some(&[7; 32]);
+                assert_eq!(activated.map(ActivatedSecret::expose_secret), expected);
                 let supplied = session.supply_appraisal(appraisal(verdict));
                 flush(&mut session, &mut stream);
                 supplied?;
@@ -138,10 +149,10 @@ fn flush(session: &mut AdmitterSession<()>, stream: &mut TcpStream) {
     while session.wants_write() && session.write_tls(stream).is_ok() {}
 }
 
-fn challenge(verdict: Verdict) -> Result<Option<TpmChallenge>, Refusal> {
+fn challenge(verdict: Verdict, kind: EvidenceKind) -> Result<Option<TpmChallenge>, Refusal> {
     match verdict {
         Verdict::RefuseIdentity => Err(Refusal::of(Class::Refused)),
-        _ => Ok(Some(TpmChallenge {
+        _ => Ok(kind.needs_challenge().then(|| TpmChallenge {
             credential_blob: vec![1],
             encrypted_secret: vec![2],
         })),

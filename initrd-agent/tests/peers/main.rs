@@ -8,11 +8,12 @@ use admitter::{Server, Verdict, owner_key, push};
 use attested_tls::{
     ActivatedSecret, Attestation, AttesterTerms, EvidenceRequest, SealingKey, TlsEnd,
 };
-use evidence::{AdmissionPath, AttesterClaim, Evidence, TpmEvidence, TpmIdentity};
+use evidence::{AdmissionPath, AttesterClaim, Evidence, SnpEvidence, TpmEvidence, TpmIdentity};
 use initrd_agent::{
     attest::{Attest, AttestError},
-    peers::{Outcome, Peers},
+    peers::{Outcome, Peers, PeersError},
 };
+use platform::sev_guest::SevGuestError;
 use rustix::time::{ClockId, clock_gettime};
 use std::{
     collections::BTreeMap,
@@ -50,13 +51,17 @@ impl Attest for Counted {
 }
 
 fn peers() -> Peers {
+    peers_of(AttesterClaim::Tpm(TpmIdentity {
+        ek_certificate: vec![1],
+        ek_public: vec![2],
+        ak_public: vec![3],
+    }))
+}
+
+fn peers_of(claim: AttesterClaim) -> Peers {
     let terms = AttesterTerms {
         owner: owner_key(1).public_key().fingerprint(),
-        claim: AttesterClaim::Tpm(TpmIdentity {
-            ek_certificate: vec![1],
-            ek_public: vec![2],
-            ak_public: vec![3],
-        }),
+        claim,
         sealing_key: SealingKey::generate().unwrap().public_key(),
     };
     Peers::new(TlsEnd::generate().unwrap(), terms)
@@ -267,6 +272,53 @@ fn a_push_that_is_not_heard_costs_no_time() {
     let worked = worked() - before;
     assert!(matches!(outcome, Outcome::Elapsed));
     assert!(worked < Duration::from_millis(100), "{worked:?}");
+}
+
+/// Has nothing to attest with any more.
+struct Dead;
+
+impl Attest for Dead {
+    fn attest(&mut self, _: &EvidenceRequest) -> Result<Attestation, AttestError> {
+        Err(SevGuestError::Throttled.into())
+    }
+}
+
+/// No other session would do better, so the loop does not go on and on.
+#[test]
+fn a_boot_that_gets_no_evidence_any_more_ends() {
+    let server = Server::start(Verdict::Accept);
+    let mut peers = peers();
+    peers.dial(&[server.address]);
+    let started = Instant::now();
+    let error = peers.run(&mut Dead, PULL, ENOUGH).unwrap_err();
+    assert!(matches!(error, PeersError::Evidence { .. }), "{error:?}");
+    assert_eq!(error.exit_reason().code(), 52);
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// Answers with a report in a quote's place.
+struct Report;
+
+impl Attest for Report {
+    fn attest(&mut self, request: &EvidenceRequest) -> Result<Attestation, AttestError> {
+        assert!(request.challenge.is_none() && request.pcrs.is_empty());
+        Ok(Attestation {
+            activated: None,
+            evidence: Evidence::SevSnp(SnpEvidence {
+                report: request.binding.as_bytes().to_vec(),
+                certificates: Vec::new(),
+            }),
+        })
+    }
+}
+
+#[test]
+fn a_bare_guest_is_neither_challenged_nor_asked_for_pcrs() {
+    let server = Server::start(Verdict::Accept);
+    let mut peers = peers_of(AttesterClaim::SevSnp);
+    peers.dial(&[server.address]);
+    let outcome = peers.run(&mut Report, PULL, ENOUGH).unwrap();
+    assert_eq!(admitted_by(outcome), server.address);
 }
 
 #[test]
