@@ -8,8 +8,7 @@ use crate::{
 };
 use platform::{
     find::{Wanted, find},
-    net,
-    tpm::DEVICE_PATH,
+    net, sev_guest, tpm,
 };
 use state_disk::{Inspection, SLOT_LEN, SLOT_OFFSETS, inspect};
 use std::{
@@ -25,6 +24,7 @@ pub fn run() {
     print("hints", hints());
     print("links", links());
     print("tpm", tpm());
+    print("sev-snp", sev_snp());
     print(
         "root disk",
         find(&Wanted::ROOT)
@@ -94,13 +94,37 @@ fn links() -> Finding {
 
 /// The device and the SHA-256 PCRs that sysfs shows; no command is sent to the TPM.
 fn tpm() -> Finding {
-    let device = fs::metadata(DEVICE_PATH).map(|_| DEVICE_PATH)?;
+    let device = fs::metadata(tpm::DEVICE_PATH).map(|_| tpm::DEVICE_PATH)?;
     let latch = fs::read_to_string("/sys/class/tpm/tpm0/pcr-sha256/15")?;
     let latch = match latch.trim().bytes().all(|digit| digit == b'0') {
         true => "zero, not latched",
         false => "latched",
     };
     Ok(format!("{device}, PCR 15 {latch}"))
+}
+
+/// The device that reports come from; no report is asked for.
+fn sev_snp() -> Finding {
+    let device = fs::metadata(sev_guest::DEVICE_PATH).map(|_| sev_guest::DEVICE_PATH);
+    Ok(snp_interfaces(
+        device.map_err(|error| format!("{}: {error}", sev_guest::DEVICE_PATH)),
+        Path::new("/sys"),
+    ))
+}
+
+/// The device, the privilege level that the kernel found itself at (Linux
+/// `Documentation/ABI/testing/sysfs-devices-system-cpu`), and the interface that the agent leaves
+/// alone.
+fn snp_interfaces(device: Result<&str, String>, sys: &Path) -> String {
+    let mut found = device.map_or_else(|error| format!("not usable: {error}"), ToOwned::to_owned);
+    if let Ok(level) = fs::read_to_string(sys.join("devices/system/cpu/sev/vmpl")) {
+        found.push_str(", VMPL ");
+        found.push_str(level.trim());
+    }
+    if sys.join("kernel/config/tsm/report").is_dir() {
+        found.push_str(", configfs-tsm is there too and not used");
+    }
+    found
 }
 
 fn state_disk() -> Finding {
@@ -121,4 +145,26 @@ fn state_disk() -> Finding {
         }
     };
     Ok(format!("{}, {claim}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_has_of_snp_is_named() {
+        let sys = tempfile::tempdir().unwrap();
+        let absent = Err("/dev/sev-guest: not found".to_owned());
+        assert_eq!(
+            snp_interfaces(absent, sys.path()),
+            "not usable: /dev/sev-guest: not found"
+        );
+        fs::create_dir_all(sys.path().join("devices/system/cpu/sev")).unwrap();
+        fs::write(sys.path().join("devices/system/cpu/sev/vmpl"), "2\n").unwrap();
+        fs::create_dir_all(sys.path().join("kernel/config/tsm/report")).unwrap();
+        assert_eq!(
+            snp_interfaces(Ok("/dev/sev-guest"), sys.path()),
+            "/dev/sev-guest, VMPL 2, configfs-tsm is there too and not used"
+        );
+    }
 }
