@@ -29,6 +29,8 @@ pub struct Behaviour {
 pub enum Answer {
     /// A report about the request, and the certificates.
     Honest,
+    /// An honest report, and another length of the certificates beside it.
+    CertificatesBeside(u32),
     /// The host asks for another certificate buffer: `EIO`, `SNP_GUEST_VMM_ERR_INVALID_LEN`, and this
     /// as the length.
     CertificatesLength(u32),

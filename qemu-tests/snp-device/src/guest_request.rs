@@ -154,6 +154,9 @@ impl Guest {
         response.extend(report);
         response.resize(RESPONSE, 0);
         let mut output = with_exit_info(memory, 0);
+        if let Answer::CertificatesBeside(len) = answer {
+            set_certificates_len(&mut output, *len);
+        }
         output.extend(response);
         if offered > 0 {
             let end = output.len() + offered as usize;
@@ -243,9 +246,7 @@ fn failed(errno: Errno, exitinfo2: u64, memory: &[u8]) -> Reply {
 /// The host wants room for more certificates.
 fn too_small(certificates_len: u32, memory: &[u8]) -> Reply {
     let mut output = with_exit_info(memory, VMM_INVALID_LEN);
-    let place = output.iter_mut().skip(REQUEST + 104);
-    let bytes = certificates_len.to_le_bytes();
-    place.zip(bytes).for_each(|(place, byte)| *place = byte);
+    set_certificates_len(&mut output, certificates_len);
     Reply::Done {
         result: Err(Errno::IO),
         output,
@@ -255,10 +256,18 @@ fn too_small(certificates_len: u32, memory: &[u8]) -> Reply {
 /// The caller's two structures with `exitinfo2` set in the first.
 fn with_exit_info(memory: &[u8], exitinfo2: u64) -> Vec<u8> {
     let mut output = memory.to_vec();
-    let place = output.iter_mut().skip(24);
-    let bytes = exitinfo2.to_le_bytes();
-    place.zip(bytes).for_each(|(place, byte)| *place = byte);
+    put(&mut output, 24, &exitinfo2.to_le_bytes());
     output
+}
+
+/// `certs_len` of `struct snp_ext_report_req`.
+fn set_certificates_len(output: &mut [u8], len: u32) {
+    put(output, REQUEST + 104, &len.to_le_bytes());
+}
+
+fn put(output: &mut [u8], offset: usize, bytes: &[u8]) {
+    let places = output.iter_mut().skip(offset);
+    places.zip(bytes).for_each(|(place, byte)| *place = *byte);
 }
 
 const fn region(address: u64, len: usize) -> Region {

@@ -26,7 +26,7 @@ const SECTIONS: [[u32; 3]; 6] = [
 const METADATA_GUID: u128 = 0x6665_88dc_4a98_9847_a75e_5585_a7bf_67cc;
 const HASHES_GUID: u128 = 0x1f37_5572_3b3a_044b_927b_1da6_efa8_d454;
 const RESET_GUID: u128 = 0xde71_f700_7e1a_cb4f_890e_68c7_7e2f_b44e;
-const FOOTER_GUID: u128 = 0x96b5_82de_1fb2_45f7_baea_a366_c55a_082d;
+const FOOTER_GUID: u128 = 0xde82_b596_b21f_f745_baea_a366_c55a_082d;
 
 /// The file.
 pub(super) fn build() -> Vec<u8> {
