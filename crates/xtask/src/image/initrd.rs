@@ -12,7 +12,7 @@ use std::{
 /// What the boot needs beyond what Debian's cloud kernel has built in (TPM, ext4, virtio's PCI
 /// transport, packet sockets). Modules that these depend on are added. The ciphers are here because
 /// the kernel cannot load them by itself: there is no `modprobe` in the initramfs.
-const MODULES: [&str; 13] = [
+const MODULES: [&str; 14] = [
     "virtio_blk",
     "virtio_net",
     "qemu_fw_cfg",
@@ -26,6 +26,7 @@ const MODULES: [&str; 13] = [
     "authenc",
     "dm-integrity",
     "dm-crypt",
+    "sev-guest",
 ];
 
 /// Mount points that the agent needs before it can make directories of its own.
