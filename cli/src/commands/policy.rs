@@ -6,6 +6,7 @@ use appraisal::{
     document::{AuthorityDocument, Kind, PolicyDocument, TpmDocument, VERSION},
 };
 use clap::{Args, Subcommand};
+use evidence::EvidenceKind;
 use owner::DocumentKind;
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
@@ -77,13 +78,16 @@ impl New {
         let document = PolicyDocument {
             version: VERSION,
             serial: 1,
-            evidence: vec![Kind::Tpm],
-            tpm: TpmDocument {
+            evidence: vec![Kind(EvidenceKind::Tpm)],
+            tpm: Some(TpmDocument {
                 pcrs: REQUIRED_PCRS.to_vec(),
                 ek_authorities: some_unless_empty(authorities),
                 ek_intermediates: some_unless_empty(intermediates),
                 ek_hashes: some_unless_empty(self.ek_hash),
-            },
+            }),
+            sev_snp: None,
+            azure_sev_snp: None,
+            sev_snp_vtpm: None,
         };
         Policy::parse(&serde_json::to_vec(&document)?).context("the policy would not load")?;
         documents::create(&self.file, &document)?;

@@ -239,7 +239,7 @@ impl attested_tls::Appraiser for Desk {
         };
         rules
             .appraise(claim, &answer)
-            .map_err(|error| self.refuse(request.path, Some(&attester), &error))
+            .map_err(|error| self.refuse(request.path, attester.as_ref(), &error))
     }
 
     fn prove(&self, request: &OwnerProofRequest) -> OwnerProof {

@@ -1,11 +1,12 @@
 //! What an appraisal proves.
 
-use crate::document::parse_hex32;
-use alloc::{string::String, vec::Vec};
+use crate::{document::parse_hex32, error::FailedCheck};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 use evidence::EvidenceKind;
 use identity::Role;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use snp::{ChipId, Origin, Product, Tcb};
 use tpm::{ClockInfo, Name};
 
 /// Who attests, as far as the evidence names anybody.
@@ -22,12 +23,26 @@ pub enum AttesterIdentity {
 impl AttesterIdentity {
     const SEV_SNP: &str = "sev-snp";
 
-    /// The identity of the TPM with this endorsement key or vouched-for attestation key.
+    /// The identity of the TPM whose endorsement key has this name.
     #[must_use]
     pub fn of_key(name: &Name) -> Self {
+        Self::digest(&[name.as_bytes()])
+    }
+
+    /// The identity of the vTPM with this RSA attestation key, which a paravisor's report vouches for.
+    /// Azure keeps the key as long as the virtual machine.
+    #[must_use]
+    pub fn of_vouched_key(modulus: &[u8], exponent: u32) -> Self {
+        const LABEL: &[u8] = b"constellation-vouched-key-v1\0";
+        Self::digest(&[LABEL, &exponent.to_be_bytes(), modulus])
+    }
+
+    fn digest(parts: &[&[u8]]) -> Self {
         use aws_lc_rs::digest;
+        let mut context = digest::Context::new(&digest::SHA256);
+        parts.iter().for_each(|part| context.update(part));
         let mut identity = [0; 32];
-        identity.copy_from_slice(digest::digest(&digest::SHA256, name.as_bytes()).as_ref());
+        identity.copy_from_slice(context.finish().as_ref());
         Self::Machine(identity)
     }
 
@@ -84,13 +99,39 @@ impl<'de> Deserialize<'de> for AttesterIdentity {
     }
 }
 
-/// Facts that were signed but that no rule judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Facts that were signed but that no rule judges, or no longer; for logs and operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
+    /// Of the quote, where there is one.
+    pub tpm: Option<TpmClaims>,
+    /// Of the report, where there is one.
+    pub sev_snp: Option<SnpClaims>,
+}
+
+/// What a quote says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmClaims {
     /// The TPM's clock and counters.
     pub clock: ClockInfo,
     /// The TPM's firmware version.
     pub firmware_version: u64,
+    /// The quoted values. Of a vTPM that nothing vouches for they are what the host likes.
+    pub pcrs: BTreeMap<u32, [u8; 32]>,
+}
+
+/// What a report says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpClaims {
+    /// The product line.
+    pub product: Product,
+    /// Whether a development root stands in AMD's place: then the report may be anybody's.
+    pub origin: Origin,
+    /// The chip, where the report names it.
+    pub chip_id: Option<ChipId>,
+    /// The TCB that the report answers for.
+    pub reported_tcb: Tcb,
+    /// Components of the reported TCB that an announced minimum would refuse.
+    pub below_announced_tcb: Vec<FailedCheck>,
 }
 
 /// Proof of an appraisal: this attester, on this channel, booted this image and has not been given
@@ -98,31 +139,15 @@ pub struct Claims {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appraised {
-    identity: AttesterIdentity,
-    image: String,
-    roles: Vec<Role>,
-    kind: EvidenceKind,
-    report_id: Option<[u8; 32]>,
-    claims: Claims,
+    pub(crate) identity: AttesterIdentity,
+    pub(crate) image: String,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) kind: EvidenceKind,
+    pub(crate) report_id: Option<[u8; 32]>,
+    pub(crate) claims: Claims,
 }
 
 impl Appraised {
-    pub(crate) const fn tpm(
-        identity: AttesterIdentity,
-        image: String,
-        roles: Vec<Role>,
-        claims: Claims,
-    ) -> Self {
-        Self {
-            identity,
-            image,
-            roles,
-            kind: EvidenceKind::Tpm,
-            report_id: None,
-            claims,
-        }
-    }
-
     /// The machine.
     #[must_use]
     pub const fn identity(&self) -> &AttesterIdentity {

@@ -1,18 +1,28 @@
 //! Policy and reference values that fit each other, and the two steps that use them.
 
 use crate::{
-    appraised::{Appraised, AttesterIdentity},
+    appraised::{Appraised, AttesterIdentity, Claims},
     ek::{AuthenticatedEk, ChallengedAk, CredentialSecret},
-    error::{AppraisalError, LoadError},
-    evidence_tpm as tpm,
+    error::{AppraisalError, LoadError, ReportError},
     policy::Policy,
-    reference_values::ReferenceValues,
+    quote::AuthenticatedQuote,
+    reference_values::{Booted, Image, Mismatches, ReferenceValues},
+    report::AcceptedReport,
 };
 use alloc::{
+    format,
     string::{String, ToString},
     vec::Vec,
 };
-use evidence::{AttesterClaim, Binding, Evidence, EvidenceKind, Requirement, TpmChallenge};
+use evidence::{
+    AttesterClaim, AzureSnpEvidence, Binding, Evidence, EvidenceKind, Requirement, SnpEvidence,
+    SnpVtpmEvidence, TpmChallenge, TpmEvidence,
+};
+use snp::{
+    AuthenticatedReport,
+    hcl::{HclReport, RsaKey},
+};
+use tpm::{AttestationKey, SigningKey};
 
 /// A verifier's rules. Replaced as a whole when a document changes, so that no appraisal ever sees
 /// a policy with reference values that were not checked against it.
@@ -65,19 +75,20 @@ impl Appraiser {
         secret: CredentialSecret,
     ) -> Result<(Challenged, Option<TpmChallenge>), AppraisalError> {
         self.accept_kind(claim.kind())?;
-        match claim {
+        let claimed = match claim {
+            AttesterClaim::AzureSevSnp => Claimed::AzureSevSnp,
+            AttesterClaim::SevSnp => Claimed::SevSnp,
+            AttesterClaim::SevSnpVtpm { ak_public } => Claimed::SevSnpVtpm(
+                AttestationKey::parse(ak_public).map_err(AppraisalError::AttestationKey)?,
+            ),
             AttesterClaim::Tpm(claimed) => {
-                let ek = AuthenticatedEk::authenticate(claimed, &self.policy)?;
+                let policy = self.rules(self.policy.tpm.as_ref(), EvidenceKind::Tpm)?;
+                let ek = AuthenticatedEk::authenticate(claimed, policy)?;
                 let (challenged, challenge) = ek.challenge(secret)?;
-                Ok((Challenged(Claimed::Tpm(challenged)), Some(challenge)))
+                return Ok((Challenged(Claimed::Tpm(challenged)), Some(challenge)));
             }
-            AttesterClaim::AzureSevSnp
-            | AttesterClaim::SevSnp
-            | AttesterClaim::SevSnpVtpm { .. } => Err(AppraisalError::Kind {
-                expected: self.accepted_kinds(),
-                got: claim.kind(),
-            }),
-        }
+        };
+        Ok((Challenged(claimed), None))
     }
 
     /// Step 2, on the attester's evidence. `answer.binding` must be computed by the caller from its
@@ -92,16 +103,160 @@ impl Appraiser {
     ) -> Result<Appraised, AppraisalError> {
         let kind = challenged.kind();
         match (challenged.0, answer.evidence) {
-            (Claimed::Tpm(ak), Evidence::Tpm(evidence)) => {
-                let proven = ak.activate(answer.activated.unwrap_or_default())?;
-                tpm::Authenticated::authenticate(proven, evidence, answer.binding, &self.policy)?
-                    .appraise(&self.reference_values)
+            (Claimed::AzureSevSnp, Evidence::AzureSevSnp(evidence)) => self.azure(evidence, answer),
+            (Claimed::SevSnp, Evidence::SevSnp(evidence)) => self.sev_snp(kind, evidence, answer),
+            (Claimed::SevSnpVtpm(ak), Evidence::SevSnpVtpm(evidence)) => {
+                self.sev_snp_vtpm(&ak, evidence, answer)
             }
+            (Claimed::Tpm(ak), Evidence::Tpm(evidence)) => self.tpm(ak, evidence, answer),
             (_, evidence) => Err(AppraisalError::Kind {
                 expected: kind.to_string(),
                 got: evidence.kind(),
             }),
         }
+    }
+
+    fn tpm(
+        &self,
+        ak: ChallengedAk,
+        evidence: &TpmEvidence,
+        answer: &Answer<'_>,
+    ) -> Result<Appraised, AppraisalError> {
+        let kind = EvidenceKind::Tpm;
+        let (ak, identity) = ak.activate(answer.activated.unwrap_or_default())?;
+        let quote = self.quote(kind, ak.signing_key(), evidence, answer)?;
+        quote.check_latch()?;
+        let image = self.image(None, Some(&quote))?;
+        let claims = Claims {
+            tpm: Some(quote.into_claims()),
+            sev_snp: None,
+        };
+        Ok(appraised(kind, identity, image, claims))
+    }
+
+    /// A bare report: made for this channel, and the only thing that counts.
+    fn sev_snp(
+        &self,
+        kind: EvidenceKind,
+        evidence: &SnpEvidence,
+        answer: &Answer<'_>,
+    ) -> Result<Appraised, AppraisalError> {
+        let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
+        let (report, certificates) = (&evidence.report, &evidence.certificates);
+        let accepted = AcceptedReport::accept(report, certificates, policy, answer)?;
+        accepted.check_report_data(answer.binding.as_bytes())?;
+        let image = self.image(Some(&accepted.report), None)?;
+        let report_id = *accepted.report.report().report_id;
+        let claims = Claims {
+            tpm: None,
+            sev_snp: Some(accepted.into_claims()),
+        };
+        Ok(Appraised {
+            report_id: Some(report_id),
+            ..appraised(kind, AttesterIdentity::SevSnp, image, claims)
+        })
+    }
+
+    /// A bare report, and PCRs of a vTPM that the host runs: they must be what its key signed for
+    /// this channel, and are shown to the operator. They decide nothing.
+    fn sev_snp_vtpm(
+        &self,
+        ak: &AttestationKey,
+        evidence: &SnpVtpmEvidence,
+        answer: &Answer<'_>,
+    ) -> Result<Appraised, AppraisalError> {
+        let kind = EvidenceKind::SevSnpVtpm;
+        let mut appraised = self.sev_snp(kind, &evidence.snp, answer)?;
+        let quote = self.quote(kind, ak.signing_key(), &evidence.quote, answer)?;
+        appraised.claims.tpm = Some(quote.into_claims());
+        Ok(appraised)
+    }
+
+    /// The report, as old as the boot, vouches for the attestation key; the key's quote is fresh. The
+    /// report's measurement is the paravisor's, the PCRs are the image's.
+    fn azure(
+        &self,
+        evidence: &AzureSnpEvidence,
+        answer: &Answer<'_>,
+    ) -> Result<Appraised, AppraisalError> {
+        let kind = EvidenceKind::AzureSevSnp;
+        let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
+        let hcl = HclReport::parse(&evidence.hcl_report).map_err(ReportError::Hcl)?;
+        let accepted = AcceptedReport::accept(hcl.hardware_report(), &[], policy, answer)?;
+        let vouched = hcl
+            .authenticate(&accepted.report)
+            .map_err(ReportError::Hcl)?;
+        let RsaKey { modulus, exponent } = vouched.attestation_key;
+        let identity = AttesterIdentity::of_vouched_key(&modulus, exponent);
+        let key = SigningKey::rsassa(modulus, exponent);
+        let quote = self.quote(kind, &key, &evidence.quote, answer)?;
+        quote.check_latch()?;
+        let image = self.image(Some(&accepted.report), Some(&quote))?;
+        let claims = Claims {
+            tpm: Some(quote.into_claims()),
+            sev_snp: Some(accepted.into_claims()),
+        };
+        Ok(appraised(kind, identity, image, claims))
+    }
+
+    fn quote<'e>(
+        &self,
+        kind: EvidenceKind,
+        key: &SigningKey,
+        evidence: &'e TpmEvidence,
+        answer: &Answer<'_>,
+    ) -> Result<AuthenticatedQuote<'e>, AppraisalError> {
+        let policy = self.rules(self.policy.quote(kind), kind)?;
+        AuthenticatedQuote::authenticate(key, evidence, answer.binding, policy)
+    }
+
+    /// The one image whose reference values fit all that counts.
+    fn image(
+        &self,
+        report: Option<&AuthenticatedReport<'_>>,
+        quote: Option<&AuthenticatedQuote<'_>>,
+    ) -> Result<&Image, AppraisalError> {
+        let booted = Booted {
+            pcrs: quote.map(AuthenticatedQuote::pcrs),
+            report,
+        };
+        let mut compared: Vec<(&Image, Mismatches)> = self
+            .reference_values
+            .images()
+            .iter()
+            .filter_map(|image| Some((image, image.mismatches(booted)?)))
+            .collect();
+        compared.sort_by_key(|(_, mismatches)| mismatches.count());
+        let mut fitting = compared.iter().filter(|(_, differs)| differs.count() == 0);
+        match (fitting.next(), fitting.next()) {
+            (Some((image, _)), None) => return Ok(image),
+            (Some((one, _)), Some((other, _))) => {
+                return Err(AppraisalError::Ambiguous {
+                    images: format!("`{}` and `{}`", one.name(), other.name()),
+                });
+            }
+            (None, _) => {}
+        }
+        let nearest = compared.into_iter().next();
+        let (image, Mismatches { pcrs, launch }) = nearest.ok_or(AppraisalError::NoImage)?;
+        Err(AppraisalError::ImageMismatch {
+            image: image.name().to_string(),
+            explanation: quote.map_or_else(Vec::new, |quote| quote.explain(image, &pcrs)),
+            pcrs,
+            launch,
+        })
+    }
+
+    /// A section of the policy, which is there for every accepted kind.
+    fn rules<'p, T>(
+        &self,
+        section: Option<&'p T>,
+        kind: EvidenceKind,
+    ) -> Result<&'p T, AppraisalError> {
+        section.ok_or_else(|| AppraisalError::Kind {
+            expected: self.accepted_kinds(),
+            got: kind,
+        })
     }
 
     fn accept_kind(&self, kind: EvidenceKind) -> Result<(), AppraisalError> {
@@ -133,6 +288,9 @@ pub struct Challenged(Claimed);
 
 #[derive(Debug)]
 enum Claimed {
+    AzureSevSnp,
+    SevSnp,
+    SevSnpVtpm(AttestationKey),
     Tpm(ChallengedAk),
 }
 
@@ -141,16 +299,38 @@ impl Challenged {
     #[must_use]
     pub const fn kind(&self) -> EvidenceKind {
         match &self.0 {
+            Claimed::AzureSevSnp => EvidenceKind::AzureSevSnp,
+            Claimed::SevSnp => EvidenceKind::SevSnp,
+            Claimed::SevSnpVtpm(_) => EvidenceKind::SevSnpVtpm,
             Claimed::Tpm(_) => EvidenceKind::Tpm,
         }
     }
 
-    /// Who is claimed to attest. Nothing on this connection has proven it yet.
+    /// Who is claimed to attest, where the claim says so. Nothing on this connection has proven it yet.
     #[must_use]
-    pub const fn claimed_identity(&self) -> AttesterIdentity {
+    pub const fn claimed_identity(&self) -> Option<AttesterIdentity> {
         match &self.0 {
-            Claimed::Tpm(ak) => ak.claimed_identity(),
+            Claimed::AzureSevSnp => None,
+            Claimed::SevSnp | Claimed::SevSnpVtpm(_) => Some(AttesterIdentity::SevSnp),
+            Claimed::Tpm(ak) => Some(ak.claimed_identity()),
         }
+    }
+}
+
+/// The proof; its maker made every check of `kind`.
+fn appraised(
+    kind: EvidenceKind,
+    identity: AttesterIdentity,
+    image: &Image,
+    claims: Claims,
+) -> Appraised {
+    Appraised {
+        identity,
+        image: image.name().to_string(),
+        roles: image.roles().to_vec(),
+        kind,
+        report_id: None,
+        claims,
     }
 }
 

@@ -3,9 +3,18 @@
 //! Tools edit these; services load [`Policy`](crate::Policy) and
 //! [`ReferenceValues`](crate::ReferenceValues), whose constructors check every rule.
 
+mod sev_snp;
+
+pub use sev_snp::{
+    AliasCheck, ChipDocument, DevelopmentRootDocument, EffectiveDate, EndorsementKey,
+    GuestPolicyDocument, IdBlockDocument, LaunchDigest, ProductDocument, RevocationLists,
+    SnpDocument, SnpImageDocument, TcbDocument, UpcomingTcbDocument,
+};
+
 use crate::appraised::AttesterIdentity;
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use core::fmt;
+use evidence::EvidenceKind;
 use identity::Role;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -15,7 +24,7 @@ use serde::{
 /// The version of both formats.
 pub const VERSION: u32 = 1;
 
-/// What the verifier tolerates.
+/// What the verifier tolerates. Each section is there exactly if a kind of `evidence` needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyDocument {
@@ -26,15 +35,42 @@ pub struct PolicyDocument {
     /// Accepted kinds of evidence.
     pub evidence: Vec<Kind>,
     /// Rules for kind `tpm`.
-    pub tpm: TpmDocument,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmDocument>,
+    /// Rules for every kind with an SEV-SNP report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sev_snp: Option<SnpDocument>,
+    /// Rules for the quote of kind `azure-sev-snp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_sev_snp: Option<QuoteDocument>,
+    /// What is quoted for kind `sev-snp-vtpm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sev_snp_vtpm: Option<QuoteDocument>,
 }
 
-/// A kind of evidence that this version appraises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A TPM quote.
-    Tpm,
+/// A kind of evidence, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind(pub EvidenceKind);
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A quote by a key that is not proven by credential activation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuoteDocument {
+    /// PCRs of the SHA-256 bank that every quote covers, ascending.
+    pub pcrs: Vec<u32>,
 }
 
 /// Rules for kind `tpm`.
@@ -86,8 +122,12 @@ pub struct ImageDocument {
     pub name: String,
     /// Roles a node with this image may take.
     pub roles: Vec<Role>,
-    /// For each PCR the values it may have.
-    pub pcrs: ByPcr<Vec<PcrValue>>,
+    /// For each PCR the values it may have; for kinds whose PCRs count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcrs: Option<ByPcr<Vec<PcrValue>>>,
+    /// What an SEV-SNP report says of the launch; for kinds with a report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sev_snp: Option<SnpImageDocument>,
     /// For some PCRs the events that lead to the value, in order. They explain a mismatch to the
     /// operator and decide nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +182,12 @@ impl<'de> Deserialize<'de> for PcrValue {
 
 /// Exactly 64 lower-case hex digits.
 pub(crate) fn parse_hex32(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
+    parse_hex(text)
+}
+
+/// Exactly `2 * N` lower-case hex digits.
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
     let lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
     hex::decode_to_slice(text, &mut bytes).ok()?;
     lower.then_some(bytes)

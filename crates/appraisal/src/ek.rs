@@ -1,7 +1,7 @@
 //! The endorsement key: trusted by the policy, then challenged.
 
 use crate::{
-    appraised::AttesterIdentity, certificate::Certificate, error::AppraisalError, policy::Policy,
+    appraised::AttesterIdentity, certificate::Certificate, error::AppraisalError, policy::TpmPolicy,
 };
 use evidence::{TpmChallenge, TpmIdentity};
 use tpm::{AttestationKey, EndorsementKey, make_credential};
@@ -25,7 +25,7 @@ impl AuthenticatedEk {
     /// Checks both public areas, then that the endorsement key is listed or certified.
     pub(crate) fn authenticate(
         claimed: &TpmIdentity,
-        policy: &Policy,
+        policy: &TpmPolicy,
     ) -> Result<Self, AppraisalError> {
         let ek =
             EndorsementKey::parse(&claimed.ek_public).map_err(AppraisalError::EndorsementKey)?;

@@ -1,7 +1,14 @@
 //! Why something was refused: which check, what was expected, what came.
 
+mod report;
+
+pub use report::ReportError;
+
 use crate::{
-    LATCH_PCR, appraised::AttesterIdentity, certificate::CertificateError, document::PcrValue,
+    LATCH_PCR,
+    appraised::AttesterIdentity,
+    certificate::CertificateError,
+    document::{LaunchDigest, PcrValue},
 };
 use alloc::{
     format,
@@ -29,6 +36,15 @@ pub enum ErrorClass {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// A root in the policy is unusable.
+    #[error("{field}: unusable root")]
+    Authorities {
+        /// The field of the policy.
+        field: String,
+        /// The cause.
+        #[source]
+        source: snp::AuthorityError,
+    },
     /// A certificate in the policy is unusable.
     #[error("{field} {index}: unusable certificate")]
     Certificate {
@@ -84,6 +100,17 @@ pub struct PcrMismatch {
     pub got: PcrValue,
 }
 
+/// A launch that is none of an image's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchMismatch {
+    /// The measurements of the image; empty where its anchor is an ID block.
+    pub expected: Vec<LaunchDigest>,
+    /// `MEASUREMENT` of the report.
+    pub got: LaunchDigest,
+    /// Fields of the ID block that differ, where the image has one.
+    pub id_block: Vec<FailedCheck>,
+}
+
 /// Why an attester was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -93,6 +120,12 @@ pub enum AppraisalError {
         "activated credential secret differs: the attestation key is not in the TPM of the endorsement key"
     )]
     Activation,
+    /// The reference values of two images fit.
+    #[error("{images} both fit this evidence")]
+    Ambiguous {
+        /// Their names.
+        images: String,
+    },
     /// The attestation key is not one.
     #[error("attestation key refused")]
     AttestationKey(#[source] KeyError),
@@ -128,15 +161,20 @@ pub enum AppraisalError {
         got: PcrValue,
     },
     /// No image's reference values fit. Carries the image that is nearest.
-    #[error("no image fits; nearest is `{image}` with {} PCRs differing", pcrs.len())]
-    PcrMismatch {
-        /// The image with the fewest differing PCRs.
+    #[error("no image fits; nearest is `{image}`, where {} values differ", pcrs.len().saturating_add(usize::from(launch.is_some())))]
+    ImageMismatch {
+        /// The image with the fewest differing values.
         image: String,
+        /// The launch, where it differs.
+        launch: Option<LaunchMismatch>,
         /// Every differing PCR.
         pcrs: Vec<PcrMismatch>,
         /// What the attester's event log, an untrusted text, says about them; for people.
         explanation: Vec<String>,
     },
+    /// No image has reference values for this kind of evidence.
+    #[error("no image has reference values for this kind of evidence")]
+    NoImage,
     /// The PCR values beside the quote are not the quoted ones.
     #[error("quoted PCR digest: expected {expected} (of the sent PCR values), got {got}")]
     PcrDigest {
@@ -156,6 +194,9 @@ pub enum AppraisalError {
     /// The quote does not verify or is no quote.
     #[error("quote refused")]
     Quote(#[source] QuoteError),
+    /// The SEV-SNP report is refused.
+    #[error("SEV-SNP evidence")]
+    Report(#[from] ReportError),
     /// The quote is over other PCRs or another bank.
     #[error("quoted PCR selection: expected {expected}, got {got}")]
     Selection {
@@ -196,6 +237,7 @@ impl AppraisalError {
             Self::Credential(CredentialError::Internal | CredentialError::SecretLength { .. }) => {
                 ErrorClass::Internal
             }
+            Self::Report(report) => report.class(),
             _ => ErrorClass::Refused,
         }
     }
@@ -207,9 +249,11 @@ impl AppraisalError {
     pub const fn is_by_proven_attester(&self) -> bool {
         matches!(
             self,
-            Self::Latched { .. }
+            Self::Ambiguous { .. }
+                | Self::ImageMismatch { .. }
+                | Self::Latched { .. }
+                | Self::NoImage
                 | Self::PcrDigest { .. }
-                | Self::PcrMismatch { .. }
                 | Self::PcrValues { .. }
                 | Self::Selection { .. }
         )
@@ -224,9 +268,19 @@ impl AppraisalError {
             got,
         };
         let one = match self {
-            Self::PcrMismatch { image, pcrs, .. } => {
-                return pcrs.iter().map(|pcr| pcr.failed_check(image)).collect();
+            Self::ImageMismatch {
+                image,
+                pcrs,
+                launch,
+                ..
+            } => {
+                let pcrs = pcrs.iter().map(|pcr| pcr.failed_check(image));
+                let launch = launch.iter().flat_map(|launch| launch.failed_checks(image));
+                return pcrs.chain(launch).collect();
             }
+            Self::Report(report) => return report.checks(),
+            Self::Ambiguous { images } => check("image", text("one that fits"), images.clone()),
+            Self::NoImage => check("image", text("one that fits"), text("none for this kind")),
             Self::Activation => check("credential activation", text("the secret"), text("another")),
             Self::AttestationKey(error) => key_check("attestation key", error),
             Self::EndorsementKey(error) => key_check("endorsement key", error),
@@ -274,9 +328,24 @@ impl AppraisalError {
     #[must_use]
     pub fn explanation(&self) -> &[String] {
         match self {
-            Self::PcrMismatch { explanation, .. } => explanation,
+            Self::ImageMismatch { explanation, .. } => explanation,
             _ => &[],
         }
+    }
+}
+
+impl LaunchMismatch {
+    fn failed_checks(&self, image: &str) -> Vec<FailedCheck> {
+        let expected: Vec<String> = self.expected.iter().map(ToString::to_string).collect();
+        let measurement = (!expected.is_empty()).then(|| FailedCheck {
+            check: format!("launch measurement of image `{image}`"),
+            expected: expected.join(" or "),
+            got: self.got.to_string(),
+        });
+        measurement
+            .into_iter()
+            .chain(self.id_block.clone())
+            .collect()
     }
 }
 

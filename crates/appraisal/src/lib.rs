@@ -23,15 +23,18 @@ mod certificate;
 pub mod document;
 mod ek;
 mod error;
-mod evidence_tpm;
 mod policy;
+mod quote;
 mod reference_values;
+mod report;
 
-pub use appraised::{Appraised, AttesterIdentity, Claims, MalformedIdentity};
+pub use appraised::{Appraised, AttesterIdentity, Claims, MalformedIdentity, SnpClaims, TpmClaims};
 pub use appraiser::{Answer, Appraiser, Challenged, Endorsements};
 pub use certificate::CertificateError;
 pub use ek::CredentialSecret;
-pub use error::{AppraisalError, ErrorClass, FailedCheck, LoadError, PcrMismatch};
+pub use error::{
+    AppraisalError, ErrorClass, FailedCheck, LaunchMismatch, LoadError, PcrMismatch, ReportError,
+};
 pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};
 

@@ -1,5 +1,7 @@
 //! The appraisal policy.
 
+mod sev_snp;
+
 use crate::{
     LATCH_PCR,
     appraised::AttesterIdentity,
@@ -7,8 +9,10 @@ use crate::{
     document::{AuthorityDocument, Kind, PolicyDocument, TpmDocument, VERSION},
     error::{LoadError, rule},
 };
-use alloc::{collections::BTreeSet, format, string::String, vec, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use evidence::{EvidenceKind, Requirement};
+pub(crate) use sev_snp::{ProductPolicy, SnpPolicy};
+use snp::{Origin, Product};
 use tpm::PcrSet;
 
 /// PCRs that every policy covers. Without 0, 2, 3 and 7 a false firmware could write all others;
@@ -22,19 +26,36 @@ const FIRST_RESETTABLE: u32 = 16;
 #[derive(Clone, Debug)]
 pub struct Policy {
     serial: u64,
-    pcrs: Vec<u32>,
-    pcr_set: PcrSet,
+    kinds: Vec<EvidenceKind>,
+    pub(crate) tpm: Option<TpmPolicy>,
+    pub(crate) sev_snp: Option<SnpPolicy>,
+    azure_sev_snp: Option<QuotePolicy>,
+    sev_snp_vtpm: Option<QuotePolicy>,
+}
+
+/// Which endorsement keys are trusted.
+#[derive(Clone, Debug)]
+pub(crate) struct TpmPolicy {
+    quote: QuotePolicy,
     pub(crate) authorities: Vec<Certificate>,
     pub(crate) intermediates: Vec<Certificate>,
     pub(crate) ek_hashes: BTreeSet<AttesterIdentity>,
+}
+
+/// What a quote is over.
+#[derive(Clone, Debug)]
+pub(crate) struct QuotePolicy {
+    pub(crate) pcrs: Vec<u32>,
+    pub(crate) set: PcrSet,
 }
 
 impl Policy {
     /// Parses a policy document. The owner's signature over `json` is the caller's to check.
     ///
     /// # Errors
-    /// If the JSON has another shape, an unknown or a missing field, an empty list, no trust for
-    /// any endorsement key, or a PCR set that leaves out one of [`REQUIRED_PCRS`].
+    /// If the JSON has another shape, an unknown or a missing field, an empty list, a section that no
+    /// accepted kind needs or a kind without its section, no trust for any endorsement key, or a PCR
+    /// set that leaves out one of [`REQUIRED_PCRS`].
     pub fn parse(json: &[u8]) -> Result<Self, LoadError> {
         let document: PolicyDocument =
             serde_json::from_slice(json).map_err(|source| LoadError::Json {
@@ -42,29 +63,26 @@ impl Policy {
                 source,
             })?;
         check_version(document.version)?;
-        if document.evidence != [Kind::Tpm] {
-            let got = format!("{:?}", document.evidence);
-            return Err(rule("evidence", "[\"tpm\"]", got));
-        }
-        Self::from_tpm(document.serial, document.tpm)
-    }
-
-    fn from_tpm(serial: u64, tpm: TpmDocument) -> Result<Self, LoadError> {
-        let pcr_set = check_pcrs(&tpm.pcrs)?;
-        if tpm.ek_authorities.is_none() && tpm.ek_hashes.is_none() {
-            let expected = "`ek_authorities` or `ek_hashes`, else no endorsement key is trusted";
-            return Err(rule("tpm", expected, "neither"));
-        }
-        let authorities = non_empty("tpm.ek_authorities", tpm.ek_authorities)?;
-        let hashes = non_empty("tpm.ek_hashes", tpm.ek_hashes)?;
-        let intermediates = non_empty("tpm.ek_intermediates", tpm.ek_intermediates)?;
+        let kinds = parse_kinds(&document.evidence)?;
+        let wants = |kind: EvidenceKind| kinds.contains(&kind);
+        let reports = kinds.iter().any(|kind| kind.has_report());
+        let tpm = section("tpm", wants(EvidenceKind::Tpm), document.tpm)?;
+        let sev_snp = section("sev_snp", reports, document.sev_snp)?;
+        let azure = EvidenceKind::AzureSevSnp;
+        let azure = section("azure_sev_snp", wants(azure), document.azure_sev_snp)?;
+        let vtpm = EvidenceKind::SevSnpVtpm;
+        let vtpm = section("sev_snp_vtpm", wants(vtpm), document.sev_snp_vtpm)?;
         Ok(Self {
-            serial,
-            pcrs: tpm.pcrs,
-            pcr_set,
-            authorities: parse_authorities(&authorities)?,
-            intermediates: parse_certificates("tpm.ek_intermediates", intermediates.iter())?,
-            ek_hashes: hashes.into_iter().collect(),
+            serial: document.serial,
+            tpm: tpm.map(TpmPolicy::parse).transpose()?,
+            sev_snp: sev_snp.map(SnpPolicy::parse).transpose()?,
+            azure_sev_snp: azure
+                .map(|quote| QuotePolicy::judged("azure_sev_snp.pcrs", quote.pcrs))
+                .transpose()?,
+            sev_snp_vtpm: vtpm
+                .map(|quote| QuotePolicy::reported("sev_snp_vtpm.pcrs", quote.pcrs))
+                .transpose()?,
+            kinds,
         })
     }
 
@@ -74,29 +92,127 @@ impl Policy {
         self.serial
     }
 
-    /// The PCRs to quote, ascending: what an admitter's hello asks for.
-    #[must_use]
-    pub fn tpm_pcrs(&self) -> &[u32] {
-        &self.pcrs
-    }
-
     /// The kinds of evidence that are accepted.
     #[must_use]
-    pub const fn kinds(&self) -> &[EvidenceKind] {
-        &[EvidenceKind::Tpm]
+    pub fn kinds(&self) -> &[EvidenceKind] {
+        &self.kinds
+    }
+
+    /// Product lines whose reports need no processor: a development root stands in AMD's place.
+    #[must_use]
+    pub fn development_roots(&self) -> Vec<Product> {
+        let products = self.sev_snp.iter().flat_map(|policy| &policy.products);
+        products
+            .filter(|entry| entry.authorities.origin() == Origin::Development)
+            .map(ProductPolicy::product)
+            .collect()
     }
 
     /// What an admitter's hello asks for.
     #[must_use]
     pub fn requirements(&self) -> Vec<Requirement> {
-        vec![Requirement {
-            kind: EvidenceKind::Tpm,
-            pcrs: self.pcrs.clone(),
-        }]
+        let requirement = |kind: &EvidenceKind| Requirement {
+            kind: *kind,
+            pcrs: self
+                .quote(*kind)
+                .map_or_else(Vec::new, |quote| quote.pcrs.clone()),
+        };
+        self.kinds.iter().map(requirement).collect()
     }
 
-    pub(crate) const fn pcr_set(&self) -> PcrSet {
-        self.pcr_set
+    /// What a quote of this kind is over; none for a kind without one, or one that is not accepted.
+    pub(crate) fn quote(&self, kind: EvidenceKind) -> Option<&QuotePolicy> {
+        match kind {
+            EvidenceKind::AzureSevSnp => self.azure_sev_snp.as_ref(),
+            EvidenceKind::SevSnp => None,
+            EvidenceKind::SevSnpVtpm => self.sev_snp_vtpm.as_ref(),
+            EvidenceKind::Tpm => self.tpm.as_ref().map(|tpm| &tpm.quote),
+        }
+    }
+
+    /// The PCRs that must have an image's values for this kind.
+    pub(crate) fn judged_pcrs(&self, kind: EvidenceKind) -> &[u32] {
+        match kind {
+            EvidenceKind::AzureSevSnp | EvidenceKind::Tpm => {
+                self.quote(kind).map_or(&[], |quote| &quote.pcrs)
+            }
+            EvidenceKind::SevSnp | EvidenceKind::SevSnpVtpm => &[],
+        }
+    }
+}
+
+impl TpmPolicy {
+    fn parse(tpm: TpmDocument) -> Result<Self, LoadError> {
+        let quote = QuotePolicy::judged("tpm.pcrs", tpm.pcrs)?;
+        if tpm.ek_authorities.is_none() && tpm.ek_hashes.is_none() {
+            let expected = "`ek_authorities` or `ek_hashes`, else no endorsement key is trusted";
+            return Err(rule("tpm", expected, "neither"));
+        }
+        let authorities = non_empty("tpm.ek_authorities", tpm.ek_authorities)?;
+        let hashes = non_empty("tpm.ek_hashes", tpm.ek_hashes)?;
+        if hashes.iter().any(|hash| !hash.names_machine()) {
+            return Err(rule(
+                "tpm.ek_hashes",
+                "hashes of endorsement keys",
+                "another",
+            ));
+        }
+        let intermediates = non_empty("tpm.ek_intermediates", tpm.ek_intermediates)?;
+        Ok(Self {
+            quote,
+            authorities: parse_authorities(&authorities)?,
+            intermediates: parse_certificates("tpm.ek_intermediates", intermediates.iter())?,
+            ek_hashes: hashes.into_iter().collect(),
+        })
+    }
+}
+
+impl QuotePolicy {
+    /// PCRs that decide: at least [`REQUIRED_PCRS`], and none that can be reset.
+    fn judged(field: &str, pcrs: Vec<u32>) -> Result<Self, LoadError> {
+        let refuse = |expected: &str, got: &[u32]| rule(field, expected, format!("{got:?}"));
+        if pcrs.last().is_some_and(|last| *last >= FIRST_RESETTABLE) {
+            let expected = "indices below 16, because the others can be reset";
+            return Err(refuse(expected, &pcrs));
+        }
+        let quote = Self::reported(field, pcrs)?;
+        if !REQUIRED_PCRS.iter().all(|pcr| quote.set.contains(*pcr)) {
+            return Err(refuse(&format!("at least {REQUIRED_PCRS:?}"), &quote.pcrs));
+        }
+        Ok(quote)
+    }
+
+    /// PCRs that are shown to the operator.
+    fn reported(field: &str, pcrs: Vec<u32>) -> Result<Self, LoadError> {
+        let refuse = |expected| rule(field, expected, format!("{pcrs:?}"));
+        if pcrs.is_empty() || !pcrs.is_sorted_by(|a, b| a < b) {
+            return Err(refuse("ascending indices, each once, at least one"));
+        }
+        let set = PcrSet::new(pcrs.iter().copied()).ok_or_else(|| refuse("PCR indices"))?;
+        Ok(Self { pcrs, set })
+    }
+}
+
+fn parse_kinds(kinds: &[Kind]) -> Result<Vec<EvidenceKind>, LoadError> {
+    let unique: BTreeSet<Kind> = kinds.iter().copied().collect();
+    if unique.is_empty() || unique.len() != kinds.len() {
+        let got = format!("{} entries", kinds.len());
+        return Err(rule("evidence", "at least one kind, each once", got));
+    }
+    Ok(kinds.iter().map(|kind| kind.0).collect())
+}
+
+/// A section is there exactly if an accepted kind needs it: one that is read by nobody would look
+/// like a rule.
+fn section<T>(field: &str, wanted: bool, section: Option<T>) -> Result<Option<T>, LoadError> {
+    match (wanted, &section) {
+        (true, None) => Err(rule(field, "the section that `evidence` asks for", "none")),
+        (false, Some(_)) => Err(rule(
+            field,
+            "none, because no kind of `evidence` reads it",
+            "one",
+        )),
+        _ => Ok(section),
     }
 }
 
@@ -105,21 +221,6 @@ pub(crate) fn check_version(version: u32) -> Result<(), LoadError> {
         return Ok(());
     }
     Err(rule("version", format!("{VERSION}"), format!("{version}")))
-}
-
-fn check_pcrs(pcrs: &[u32]) -> Result<PcrSet, LoadError> {
-    let refuse = |expected: &str| rule("tpm.pcrs", expected, format!("{pcrs:?}"));
-    if !pcrs.is_sorted_by(|a, b| a < b) {
-        return Err(refuse("ascending indices, each once"));
-    }
-    if pcrs.last().is_some_and(|last| *last >= FIRST_RESETTABLE) {
-        return Err(refuse("indices below 16, because the others can be reset"));
-    }
-    let set = PcrSet::new(pcrs.iter().copied()).ok_or_else(|| refuse("PCR indices"))?;
-    if !REQUIRED_PCRS.iter().all(|pcr| set.contains(*pcr)) {
-        return Err(refuse(&format!("at least {REQUIRED_PCRS:?}")));
-    }
-    Ok(set)
 }
 
 /// An absent list is none; a list that is there has entries.

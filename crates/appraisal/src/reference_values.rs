@@ -1,9 +1,11 @@
 //! Reference values: what the images of this cluster measure.
 
+mod launch;
+
 use crate::{
     LATCH_PCR,
     document::{ImageDocument, PcrValue, ReferenceValuesDocument},
-    error::{LoadError, PcrMismatch, rule},
+    error::{LaunchMismatch, LoadError, PcrMismatch, rule},
     policy::{Policy, check_version, non_empty},
 };
 use alloc::{
@@ -12,7 +14,10 @@ use alloc::{
     string::String,
     vec::Vec,
 };
+use evidence::EvidenceKind;
 use identity::Role;
+use launch::Launch;
+use snp::AuthenticatedReport;
 use tpm::ExpectedEvent;
 
 /// Reference values that passed every rule that does not need the policy.
@@ -22,12 +27,35 @@ pub struct ReferenceValues {
     images: Vec<Image>,
 }
 
+/// What evidence says about what was booted, each part where the evidence has it and it counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Booted<'a, 'r> {
+    pub(crate) pcrs: Option<&'a BTreeMap<u32, [u8; 32]>>,
+    pub(crate) report: Option<&'a AuthenticatedReport<'r>>,
+}
+
+/// What an image differs in from what was booted.
+#[derive(Debug)]
+pub(crate) struct Mismatches {
+    pub(crate) pcrs: Vec<PcrMismatch>,
+    pub(crate) launch: Option<LaunchMismatch>,
+}
+
+impl Mismatches {
+    pub(crate) const fn count(&self) -> usize {
+        self.pcrs
+            .len()
+            .saturating_add(self.launch.is_some() as usize)
+    }
+}
+
 /// One image that may boot.
 #[derive(Clone, Debug)]
 pub struct Image {
     name: String,
     roles: Vec<Role>,
-    pcrs: BTreeMap<u32, Vec<PcrValue>>,
+    pcrs: Option<BTreeMap<u32, Vec<PcrValue>>>,
+    launch: Option<Launch>,
     events: BTreeMap<u32, Vec<ExpectedEvent>>,
 }
 
@@ -77,21 +105,41 @@ impl ReferenceValues {
         &self.images
     }
 
-    /// Checks the rules that need the policy: each image covers the policy's PCRs, and no quote
-    /// could fit two images, because then its roles would be a matter of order.
+    /// Checks the rules that need the policy: each image has what some accepted kind compares, all of
+    /// it, and no evidence could fit two images, because then its roles would be a matter of order.
     pub(crate) fn check_against(&self, policy: &Policy) -> Result<(), LoadError> {
         for image in &self.images {
-            let missing = |pcr: &&u32| !image.pcrs.contains_key(*pcr);
-            if let Some(pcr) = policy.tpm_pcrs().iter().find(missing) {
-                let field = format!("image `{}`: pcrs", image.name);
-                let expected = format!("a value for PCR {pcr} of the policy");
+            let mut usable = false;
+            for kind in policy.kinds() {
+                usable |= image.serves(*kind, policy.judged_pcrs(*kind))?;
+            }
+            if !usable {
+                let field = format!("image `{}`", image.name);
+                let expected = "values for a kind of evidence that the policy accepts";
                 return Err(rule(field, expected, "none"));
             }
         }
-        for (i, a) in self.images.iter().enumerate() {
-            for b in self.images.iter().skip(i + 1) {
-                if policy.tpm_pcrs().iter().all(|pcr| a.shares_value(b, *pcr)) {
-                    let got = format!("`{}` and `{}` accept the same PCRs", a.name, b.name);
+        for kind in policy.kinds() {
+            self.check_distinct(*kind, policy.judged_pcrs(*kind))?;
+        }
+        Ok(())
+    }
+
+    fn check_distinct(&self, kind: EvidenceKind, pcrs: &[u32]) -> Result<(), LoadError> {
+        let serving: Vec<&Image> = self
+            .images
+            .iter()
+            .filter(|image| image.serves(kind, pcrs).unwrap_or_default())
+            .collect();
+        for (i, a) in serving.iter().enumerate() {
+            for b in serving.iter().skip(i.saturating_add(1)) {
+                let same_pcrs = pcrs.iter().all(|pcr| a.shares_value(b, *pcr));
+                let same_launch = !kind.has_report() || a.shares_launch(b);
+                if same_pcrs && same_launch {
+                    let got = format!(
+                        "`{}` and `{}` accept the same {kind} evidence",
+                        a.name, b.name
+                    );
                     return Err(rule("images", "images that can be told apart", got));
                 }
             }
@@ -108,17 +156,15 @@ impl Image {
         }
         let field = |field: &str| format!("image `{name}`: {field}");
         let roles = non_empty(&field("roles"), Some(document.roles))?;
-        let pcrs = document.pcrs.0;
-        for (pcr, values) in &pcrs {
+        let pcrs = document.pcrs.map(|pcrs| pcrs.0);
+        for (pcr, values) in pcrs.iter().flatten() {
             if values.is_empty() {
                 let field = field(&format!("pcrs.{pcr}"));
                 return Err(rule(field, "at least one value", "an empty list"));
             }
         }
-        if pcrs
-            .get(&LATCH_PCR)
-            .is_some_and(|values| *values != [PcrValue::ZERO])
-        {
+        let latch = pcrs.as_ref().and_then(|pcrs| pcrs.get(&LATCH_PCR));
+        if latch.is_some_and(|values| *values != [PcrValue::ZERO]) {
             return Err(rule(
                 field("pcrs.15"),
                 "zero and nothing else",
@@ -135,8 +181,12 @@ impl Image {
             });
             (pcr, events.collect())
         });
+        let launch = document
+            .sev_snp
+            .map(|document| Launch::parse(&field("sev_snp"), document));
         Ok(Self {
             events: events.collect(),
+            launch: launch.transpose()?,
             name,
             roles,
             pcrs,
@@ -155,18 +205,35 @@ impl Image {
         &self.roles
     }
 
-    /// Every PCR of `quoted` that has none of this image's values; one that the image does not
-    /// know has none.
-    pub(crate) fn mismatches(&self, quoted: &BTreeMap<u32, [u8; 32]>) -> Vec<PcrMismatch> {
-        quoted
-            .iter()
-            .map(|(pcr, got)| PcrMismatch {
-                pcr: *pcr,
-                expected: self.pcrs.get(pcr).cloned().unwrap_or_default(),
-                got: PcrValue(*got),
-            })
-            .filter(|pcr| !pcr.expected.contains(&pcr.got))
-            .collect()
+    /// Whether the image has what evidence of `kind` is compared with; PCRs it has, it has all of.
+    fn serves(&self, kind: EvidenceKind, judged: &[u32]) -> Result<bool, LoadError> {
+        if kind.has_report() && self.launch.is_none() {
+            return Ok(false);
+        }
+        let Some(pcrs) = &self.pcrs else {
+            return Ok(judged.is_empty());
+        };
+        if let Some(pcr) = judged.iter().find(|pcr| !pcrs.contains_key(*pcr)) {
+            let field = format!("image `{}`: pcrs", self.name);
+            let expected = format!("a value for PCR {pcr} of the policy");
+            return Err(rule(field, expected, "none"));
+        }
+        Ok(true)
+    }
+
+    /// What differs; `None` if the image says nothing about evidence of this kind.
+    pub(crate) fn mismatches(&self, booted: Booted<'_, '_>) -> Option<Mismatches> {
+        let pcrs = match (booted.pcrs, &self.pcrs) {
+            (None, _) => Vec::new(),
+            (Some(quoted), Some(pcrs)) => differing(pcrs, quoted),
+            (Some(_), None) => return None,
+        };
+        let launch = match (booted.report, &self.launch) {
+            (None, _) => None,
+            (Some(report), Some(launch)) => launch.mismatch(report.report()),
+            (Some(_), None) => return None,
+        };
+        Some(Mismatches { pcrs, launch })
     }
 
     /// Events that explain a value of `pcr`; empty where none are listed.
@@ -175,8 +242,36 @@ impl Image {
     }
 
     fn shares_value(&self, other: &Self, pcr: u32) -> bool {
-        let values = |image: &Self| image.pcrs.get(&pcr).cloned().unwrap_or_default();
+        let values = |image: &Self| -> Vec<PcrValue> {
+            let pcrs = image.pcrs.as_ref();
+            pcrs.and_then(|pcrs| pcrs.get(&pcr))
+                .cloned()
+                .unwrap_or_default()
+        };
         let others = values(other);
         values(self).iter().any(|value| others.contains(value))
     }
+
+    fn shares_launch(&self, other: &Self) -> bool {
+        match (&self.launch, &other.launch) {
+            (Some(a), Some(b)) => a.overlaps(b),
+            _ => false,
+        }
+    }
+}
+
+/// Every PCR of `quoted` that has none of the values in `pcrs`; one that is not there has none.
+fn differing(
+    pcrs: &BTreeMap<u32, Vec<PcrValue>>,
+    quoted: &BTreeMap<u32, [u8; 32]>,
+) -> Vec<PcrMismatch> {
+    quoted
+        .iter()
+        .map(|(pcr, got)| PcrMismatch {
+            pcr: *pcr,
+            expected: pcrs.get(pcr).cloned().unwrap_or_default(),
+            got: PcrValue(*got),
+        })
+        .filter(|pcr| !pcr.expected.contains(&pcr.got))
+        .collect()
 }

@@ -44,7 +44,7 @@ fn load(policy: &Value, values: &Value) -> Result<Appraiser, LoadError> {
 fn good_documents_load() {
     let appraiser = load(&policy(), &values()).unwrap();
     assert_eq!(appraiser.policy().serial(), 7);
-    assert_eq!(appraiser.policy().tpm_pcrs(), REQUIRED_PCRS);
+    assert_eq!(appraiser.requirements()[0].pcrs, REQUIRED_PCRS);
     assert_eq!(appraiser.reference_values().serial(), 9);
     assert_eq!(appraiser.reference_values().images()[1].name(), "two");
 }

@@ -157,7 +157,7 @@ fn accepted_evidence_names_image_roles_and_signed_claims() {
     assert_eq!(appraised.image(), "new");
     assert_eq!(appraised.roles(), [identity::Role::Worker]);
     assert_eq!(appraised.evidence_kind(), evidence::EvidenceKind::Tpm);
-    let claims = appraised.claims();
+    let claims = appraised.claims().tpm.as_ref().unwrap();
     assert_eq!(
         (claims.clock.reset_count, claims.clock.restart_count),
         (5, 6)
@@ -319,7 +319,7 @@ fn every_differing_pcr_of_the_nearest_image_is_listed() {
     assert_eq!(refused.explanation(), ["the attester sent no event log"]);
     assert_eq!(
         refused.to_string(),
-        "no image fits; nearest is `new` with 2 PCRs differing"
+        "no image fits; nearest is `new`, where 2 values differ"
     );
 }
 
@@ -329,7 +329,7 @@ fn values_of_two_images_do_not_mix() {
     session.tpm.pcrs.insert(11, [1; 32]);
     let refused = session.appraise(&session.quote());
     assert!(
-        matches!(refused, Err(AppraisalError::PcrMismatch { .. })),
+        matches!(refused, Err(AppraisalError::ImageMismatch { .. })),
         "{refused:?}"
     );
 }

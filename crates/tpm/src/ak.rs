@@ -25,7 +25,47 @@ const MIN_RSA_BYTES: usize = 256;
 /// A key that, *if* it lives in a TPM, signs only what that TPM made. That it does live in the TPM
 /// of a given endorsement key is shown by credential activation, never by this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttestationKey(Public);
+pub struct AttestationKey {
+    signing: SigningKey,
+    name: Name,
+}
+
+/// The public half of a key that signs quotes, and its one scheme.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningKey {
+    pub(crate) key: PublicKey,
+    pub(crate) scheme: Scheme,
+}
+
+impl SigningKey {
+    /// An RSA key that signs with RSASSA and SHA-256, known from somewhere else than its public area.
+    /// That it signs only what its TPM made is for whoever vouches for it.
+    #[must_use]
+    pub const fn rsassa(modulus: Vec<u8>, exponent: u32) -> Self {
+        Self {
+            key: PublicKey::Rsa { modulus, exponent },
+            scheme: Scheme {
+                algorithm: alg::RSASSA,
+                hash: alg::SHA256,
+            },
+        }
+    }
+
+    /// Verifies `signature` over the bytes of `attestation` as received, then parses them.
+    ///
+    /// # Errors
+    /// If the signature is malformed, of another scheme than the key's, or wrong; or if the signed
+    /// bytes are not a quote that a TPM generated.
+    pub fn verify<'a>(
+        &self,
+        attestation: &'a [u8],
+        signature: &[u8],
+    ) -> Result<Quote<'a>, QuoteError> {
+        let signature = Signature::parse(signature)?;
+        signature.verify(self, attestation)?;
+        Quote::parse(attestation)
+    }
+}
 
 impl AttestationKey {
     /// Parses a `TPMT_PUBLIC` and checks attributes and scheme.
@@ -46,7 +86,13 @@ impl AttestationKey {
             return Err(refused("symmetric", "none", "a symmetric algorithm"));
         }
         check_key(&public)?;
-        Ok(Self(public))
+        Ok(Self {
+            name: *public.name(),
+            signing: SigningKey {
+                key: public.key,
+                scheme: public.scheme,
+            },
+        })
     }
 
     /// The `TPMT_PUBLIC` that `TPM2_CreatePrimary` makes an attestation key from: ECDSA P-256 or
@@ -86,22 +132,13 @@ impl AttestationKey {
     /// The key's name, which a credential is made for.
     #[must_use]
     pub const fn name(&self) -> &Name {
-        self.0.name()
+        &self.name
     }
 
-    /// Verifies `signature` over the bytes of `attestation` as received, then parses them.
-    ///
-    /// # Errors
-    /// If the signature is malformed, of another scheme than the key's, or wrong; or if the signed
-    /// bytes are not a quote that a TPM generated.
-    pub fn verify<'a>(
-        &self,
-        attestation: &'a [u8],
-        signature: &[u8],
-    ) -> Result<Quote<'a>, QuoteError> {
-        let signature = Signature::parse(signature)?;
-        signature.verify(&self.0, attestation)?;
-        Quote::parse(attestation)
+    /// The key, to verify with.
+    #[must_use]
+    pub const fn signing_key(&self) -> &SigningKey {
+        &self.signing
     }
 }
 

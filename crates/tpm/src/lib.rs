@@ -25,7 +25,7 @@ mod quote;
 mod reader;
 mod signature;
 
-pub use ak::AttestationKey;
+pub use ak::{AttestationKey, SigningKey};
 pub use credential::{Credential, CredentialError, make_credential};
 pub use ek::{EkKind, EndorsementKey};
 pub use event_log::{Difference, Event, EventLog, ExpectedEvent, MAX_EVENT_LOG};

@@ -1,8 +1,9 @@
 //! `TPMT_SIGNATURE`: RSASSA, RSAPSS and ECDSA with SHA-256.
 
 use crate::{
+    ak::SigningKey,
     constants::alg,
-    public::{Curve, Public, PublicKey},
+    public::{Curve, PublicKey},
     quote::QuoteError,
     reader::{Malformed, Reader},
 };
@@ -68,14 +69,14 @@ impl<'a> Signature<'a> {
     }
 
     /// Verifies the signature over `message` with the scheme that the *key* fixes.
-    pub(crate) fn verify(&self, public: &Public, message: &[u8]) -> Result<(), QuoteError> {
-        if self.algorithm() != public.scheme.algorithm {
+    pub(crate) fn verify(&self, by: &SigningKey, message: &[u8]) -> Result<(), QuoteError> {
+        if self.algorithm() != by.scheme.algorithm {
             return Err(QuoteError::Scheme {
-                expected: public.scheme.algorithm,
+                expected: by.scheme.algorithm,
                 got: self.algorithm(),
             });
         }
-        let verified = match (self, &public.key) {
+        let verified = match (self, &by.key) {
             (Self::RsaSsa(sig), PublicKey::Rsa { modulus, exponent }) => {
                 rsa(modulus, *exponent).verify(&RSA_PKCS1_2048_8192_SHA256, message, sig)
             }

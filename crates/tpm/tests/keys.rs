@@ -237,7 +237,7 @@ fn a_signature_of_another_scheme_than_the_keys_is_refused_before_it_is_verified(
     let rsassa = [&[0, 0x14, 0, 0x0b, 1, 0][..], &[1; 256]].concat();
     let (expected, got) = (alg::ECDSA, alg::RSASSA);
     assert_eq!(
-        key.verify(b"message", &rsassa),
+        key.signing_key().verify(b"message", &rsassa),
         Err(QuoteError::Scheme { expected, got })
     );
 }

@@ -1,5 +1,4 @@
-//! Captured quotes of real TPMs, where the vectors are at hand: in `CONSTELLATION_VECTORS`, or in
-//! `../shared/vectors` beside the repository. In CI they must be.
+//! Captured quotes of real TPMs, where the vectors are at hand (crate `vectors`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,32 +8,12 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use std::{collections::BTreeMap, env, fs, path::PathBuf};
+use std::collections::BTreeMap;
 use tpm::{AttestationKey, EkKind, PcrSet, Quote, QuoteError, composite_digest};
 
 /// A file of the vectors; `None`, said aloud, where there are none.
 fn vector(name: &str) -> Option<Vec<u8>> {
-    let root = env::var_os("CONSTELLATION_VECTORS").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../../shared/vectors"
-            ))
-        },
-        PathBuf::from,
-    );
-    let path = root.join("tpm").join(name);
-    if let Ok(bytes) = fs::read(&path) {
-        return Some(bytes);
-    }
-    let hint = "set `CONSTELLATION_VECTORS` to the folder of test vectors";
-    let path = path.display();
-    assert!(
-        env::var_os("CI").is_none(),
-        "missing vector `{path}`\nhint: {hint}"
-    );
-    eprintln!("skipped: missing vector `{path}`\nhint: {hint}");
-    None
+    vectors::vector(&format!("tpm/{name}"))
 }
 
 #[test]
@@ -56,7 +35,7 @@ fn a_real_quote_verifies_over_its_24_pcrs() {
     public.extend([&[1, 0], modulus].concat());
     let key = AttestationKey::parse(&public).unwrap();
 
-    let quote = key.verify(&message, &signature).unwrap();
+    let quote = key.signing_key().verify(&message, &signature).unwrap();
     assert!(quote.selection.is_exactly(PcrSet::new(0..24).unwrap()));
     assert_eq!(quote.extra_data.len(), 64);
     let pcrs = json
@@ -81,7 +60,7 @@ fn a_real_quote_verifies_over_its_24_pcrs() {
         let mut flipped = message.clone();
         flipped[at] ^= 1;
         assert_eq!(
-            key.verify(&flipped, &signature),
+            key.signing_key().verify(&flipped, &signature),
             Err(QuoteError::BadSignature)
         );
         assert!(Quote::parse(&message[..at]).is_err(), "cut at {at}");

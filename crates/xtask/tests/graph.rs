@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("state-disk", &["identity", "secret"]),
     (
         "appraisal",
-        &["evidence", "identity", "secret", "tpm", "x509"],
+        &["evidence", "identity", "secret", "snp", "tpm", "x509"],
     ),
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
@@ -54,7 +54,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "platform",
             "secret",
             "state-disk",
-            "tpm",
         ],
     ),
     (

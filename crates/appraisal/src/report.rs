@@ -1,0 +1,255 @@
+//! SEV-SNP reports: signed by a key that AMD vouches for, then every rule of the policy.
+
+use crate::{
+    appraised::SnpClaims,
+    appraiser::Answer,
+    error::{AppraisalError, FailedCheck, ReportError},
+    policy::{ProductPolicy, SnpPolicy},
+};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt::Display;
+use snp::{
+    AuthenticatedReport, CertificateTable, KeyKind, Report, RevocationList, Tcb, UnixTime,
+    VerifyError,
+};
+
+/// A report that the right key of an accepted product line signed, and that keeps the policy. What was
+/// launched, and for which channel the report is, is not known yet.
+#[must_use]
+pub(crate) struct AcceptedReport<'a> {
+    pub(crate) report: AuthenticatedReport<'a>,
+    announced: Vec<FailedCheck>,
+}
+
+impl<'a> AcceptedReport<'a> {
+    /// Parses, authenticates and judges `report`; `certificates` is the host's table beside it.
+    pub(crate) fn accept(
+        report: &'a [u8],
+        certificates: &[u8],
+        policy: &SnpPolicy,
+        answer: &Answer<'_>,
+    ) -> Result<Self, AppraisalError> {
+        let parsed = Report::parse(report).map_err(ReportError::Report)?;
+        let table = CertificateTable::parse(certificates).map_err(ReportError::CertificateTable)?;
+        let entries = policy.candidates(parsed.product);
+        if entries.is_empty() {
+            return Err(AppraisalError::Report(ReportError::Product {
+                expected: policy.product_names(),
+                got: parsed
+                    .product
+                    .map(|product| product.to_string())
+                    .unwrap_or_default(),
+            }));
+        }
+        let search = Search {
+            report: parsed,
+            table,
+            policy,
+            answer,
+            now: UnixTime(answer.now),
+        };
+        let (report, entry) = search.authenticate(&entries)?;
+        let failed = rules(&report, policy, entry, search.now);
+        if !failed.is_empty() {
+            return Err(AppraisalError::Report(ReportError::Rules(failed)));
+        }
+        let announced = entry
+            .announced(search.now)
+            .map_or_else(Vec::new, |minimum| below(report.tcbs().reported, minimum));
+        Ok(Self { report, announced })
+    }
+
+    /// The report's own data must be `expected`: it was made for this channel, now.
+    pub(crate) fn check_report_data(&self, expected: &[u8; 64]) -> Result<(), AppraisalError> {
+        let got = self.report.report().report_data;
+        if got == expected {
+            return Ok(());
+        }
+        Err(AppraisalError::Report(ReportError::Binding {
+            expected: hex::encode(expected),
+            got: hex::encode(got),
+        }))
+    }
+
+    pub(crate) fn into_claims(self) -> SnpClaims {
+        SnpClaims {
+            product: self.report.product(),
+            origin: self.report.origin(),
+            chip_id: self.report.chip_id(),
+            reported_tcb: self.report.tcbs().reported,
+            below_announced_tcb: self.announced,
+        }
+    }
+}
+
+/// Looks for the certificate of the key that signed.
+struct Search<'a, 's> {
+    report: Report<'a>,
+    table: CertificateTable<'s>,
+    policy: &'s SnpPolicy,
+    answer: &'s Answer<'s>,
+    now: UnixTime,
+}
+
+impl<'a> Search<'a, '_> {
+    /// The first entry of the policy whose authorities vouch for a certificate whose key signed this
+    /// report. Certificates come from the host's table and from the verifier's own store. The host's
+    /// are often of an older TCB, so that one which does not fit is not the end.
+    fn authenticate<'p>(
+        &self,
+        entries: &[&'p ProductPolicy],
+    ) -> Result<(AuthenticatedReport<'a>, &'p ProductPolicy), AppraisalError> {
+        let mut refusal = None;
+        for entry in entries {
+            let revocations = match self.revocations(entry) {
+                Ok(revocations) => revocations,
+                Err(error) => {
+                    refusal = Some(error);
+                    continue;
+                }
+            };
+            let hosts = match entry.key {
+                KeyKind::Vcek => self.table.vcek,
+                KeyKind::Vlek => self.table.vlek,
+            };
+            for leaf in self.answer.endorsements.leaf.into_iter().chain(hosts) {
+                let own = self.answer.endorsements.leaf == Some(leaf);
+                match self.verify(entry, leaf, revocations.as_ref()) {
+                    Ok(report) => return Ok((report, entry)),
+                    // The key is the report's; no other certificate of it would verify more.
+                    Err(error @ ReportError::Verify(VerifyError::Signature)) => {
+                        return Err(error.into());
+                    }
+                    Err(error) if own => refusal = Some(error),
+                    Err(_) => {}
+                }
+            }
+        }
+        let missing = || ReportError::NoEndorsement {
+            key: self.wanted_keys(entries),
+        };
+        Err(refusal.unwrap_or_else(missing).into())
+    }
+
+    fn verify(
+        &self,
+        entry: &ProductPolicy,
+        leaf: &[u8],
+        revocations: Option<&RevocationList>,
+    ) -> Result<AuthenticatedReport<'a>, ReportError> {
+        let leaf = entry
+            .authorities
+            .authenticate_leaf(entry.key, leaf, revocations, self.now)
+            .map_err(ReportError::Leaf)?;
+        leaf.verify(self.report).map_err(ReportError::Verify)
+    }
+
+    /// The verifier's own list, else the host's: an old one of the host's refuses by its date.
+    fn revocations(&self, entry: &ProductPolicy) -> Result<Option<RevocationList>, ReportError> {
+        match self.answer.endorsements.revocations.or(self.table.crl) {
+            Some(der) => RevocationList::authenticate(der, &entry.authorities, self.now)
+                .map(Some)
+                .map_err(ReportError::Revocations),
+            None if self.policy.require_revocation_list => {
+                Err(ReportError::NoRevocationList(entry.product()))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn wanted_keys(&self, entries: &[&ProductPolicy]) -> String {
+        let of = |entry: &&ProductPolicy| {
+            let tcb = self.report.reported_tcb.decode(entry.product());
+            let tcb = tcb.map(|tcb| tcb.to_string()).unwrap_or_default();
+            format!("{} {:?} at {tcb}", entry.product(), entry.key)
+        };
+        let keys: Vec<String> = entries.iter().map(of).collect();
+        keys.join(" or ")
+    }
+}
+
+/// Every rule that is broken; the first alone would have an operator mend one at a time.
+fn rules(
+    report: &AuthenticatedReport<'_>,
+    policy: &SnpPolicy,
+    entry: &ProductPolicy,
+    now: UnixTime,
+) -> Vec<FailedCheck> {
+    let (fields, mut failed) = (report.report(), Vec::new());
+    let mut want = |holds: bool, check: &str, expected: &dyn Display, got: &dyn Display| {
+        if !holds {
+            failed.push(FailedCheck {
+                check: String::from(check),
+                expected: expected.to_string(),
+                got: got.to_string(),
+            });
+        }
+    };
+    let (guest, platform) = (fields.policy, fields.platform_info);
+    want(
+        fields.vmpl == policy.vmpl,
+        "VMPL",
+        &policy.vmpl,
+        &fields.vmpl,
+    );
+    want(
+        !guest.allows_debug(),
+        "guest policy: debug",
+        &"forbidden",
+        &"allowed",
+    );
+    let migration = guest.allows_migration_agent();
+    want(
+        !migration,
+        "guest policy: migration agent",
+        &"forbidden",
+        &"allowed",
+    );
+    let smt = policy.allow_smt || !guest.allows_smt();
+    want(smt, "guest policy: SMT", &"forbidden", &"allowed");
+    let smt = policy.allow_smt || !platform.smt_enabled();
+    want(smt, "platform: SMT", &"disabled", &"enabled");
+    let socket = !policy.require_single_socket || guest.requires_single_socket();
+    want(
+        socket,
+        "guest policy: single socket",
+        &"required",
+        &"not required",
+    );
+    let ((major, minor), (wants_major, wants_minor)) = (guest.abi(), policy.minimum_abi);
+    want(
+        guest.abi() >= policy.minimum_abi,
+        "guest policy: ABI version",
+        &format!("{wants_major}.{wants_minor} or later"),
+        &format!("{major}.{minor}"),
+    );
+    let aliases = !policy.require_alias_check || platform.alias_check_complete();
+    want(aliases, "platform: ALIAS_CHECK_COMPLETE", &1, &0);
+    if let Some(chips) = &policy.chips {
+        let chip = report.chip_id();
+        let listed = chip.is_some_and(|chip| chips.contains(&chip));
+        let got = chip.map_or_else(|| "masked".to_string(), |chip| hex::encode(chip.0));
+        want(listed, "CHIP_ID", &"one of the policy's chips", &got);
+    }
+    failed.extend(below(report.tcbs().reported, entry.minimum(now)));
+    failed
+}
+
+/// The components of `reported` that are below `minimum`, each a failed check.
+fn below(reported: Tcb, minimum: Tcb) -> Vec<FailedCheck> {
+    minimum
+        .components()
+        .filter_map(|(component, expected)| {
+            let got = reported.get(component).unwrap_or_default();
+            (got < expected).then(|| FailedCheck {
+                check: format!("reported TCB: {component}"),
+                expected: format!("{expected} or later"),
+                got: got.to_string(),
+            })
+        })
+        .collect()
+}
