@@ -42,7 +42,7 @@ enum Command {
     /// Make an owner's image from a published one
     #[command(subcommand)]
     Image(image::Command),
-    /// Compute the PCR values of an image's boot
+    /// Compute what an image's boot measures: PCRs, or SEV-SNP launch measurements
     Measure(measure::Measure),
     /// Say which evidence is accepted
     #[command(subcommand)]

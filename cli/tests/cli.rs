@@ -4,6 +4,8 @@
     reason = "a test that cannot run the program fails"
 )]
 
+#[path = "support/operator.rs"]
+mod operator;
 #[path = "../../crates/measure/tests/support/pe_file.rs"]
 mod pe_file;
 
@@ -11,57 +13,9 @@ use measure::{
     cmdline::Cmdline,
     uki::{Parts, build},
 };
+use operator::Operator;
 use pe_file::pe;
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::{Command, Output},
-};
-use tempfile::TempDir;
-
-/// A directory with a passphrase file, in which commands run.
-struct Operator(TempDir);
-
-impl Operator {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("passphrase"), "correct horse\n").unwrap();
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_constellation"))
-            .current_dir(self.0.path())
-            .args(line.split_whitespace())
-            .output()
-            .unwrap()
-    }
-
-    /// Runs a command that must succeed, and gives its standard output.
-    fn ok(&self, line: &str) -> String {
-        let output = self.run(line);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "`{line}` failed: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs a command that must fail, and gives its standard error.
-    fn refused(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert_eq!(output.status.code(), Some(1), "`{line}` must fail");
-        assert!(output.stdout.is_empty(), "`{line}` printed a result");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn owner(&self) {
-        self.ok("owner new --out owner --passphrase-file passphrase");
-    }
-}
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -57,9 +57,10 @@ pub(crate) struct Add {
     /// Role its nodes may take; may be repeated
     #[arg(long = "role", required = true, value_name = "ROLE")]
     roles: Vec<Role>,
-    /// What `constellation measure --output json` printed
-    #[arg(long, value_name = "FILE")]
-    measurements: PathBuf,
+    /// What `constellation measure --output json` printed; may be repeated, for PCRs and launch
+    /// measurements
+    #[arg(long, required = true, value_name = "FILE")]
+    measurements: Vec<PathBuf>,
 }
 
 impl Add {
@@ -77,11 +78,16 @@ impl Add {
             return Err(anyhow::anyhow!("image `{}` is there already", self.image))
                 .hint("give another `--image`, or remove the old one first");
         }
-        let measurements: Measurements = documents::read(&self.measurements)?;
+        let mut measurements = Measurements::default();
+        for path in &self.measurements {
+            let added = measurements.merge(documents::read(path)?);
+            added.with_context(|| format!("read `{}`", path.display()))?;
+        }
         document.images.push(ImageDocument {
             name: self.image,
             roles: self.roles,
             pcrs: measurements.pcrs,
+            sev_snp: measurements.sev_snp,
             events: measurements.events,
         });
         save(&self.file, document)
@@ -146,19 +152,50 @@ struct ImageLine {
     name: String,
     roles: Vec<Role>,
     pcrs: Vec<u32>,
+    launch_measurements: usize,
+    id_block: bool,
 }
 
 impl Listing {
     fn of(document: ReferenceValuesDocument) -> Self {
-        let images = document.images.into_iter().map(|image| ImageLine {
-            name: image.name,
-            roles: image.roles,
-            pcrs: image.pcrs.0.into_keys().collect(),
-        });
+        let images = document.images.into_iter().map(ImageLine::of);
         Self {
             serial: document.serial,
             images: images.collect(),
         }
+    }
+}
+
+impl ImageLine {
+    fn of(image: ImageDocument) -> Self {
+        let pcrs = image.pcrs.map(|pcrs| pcrs.0.into_keys().collect());
+        let launch = image.sev_snp;
+        let measurements = launch.as_ref().and_then(|it| it.measurements.as_ref());
+        Self {
+            name: image.name,
+            roles: image.roles,
+            pcrs: pcrs.unwrap_or_default(),
+            launch_measurements: measurements.map_or(0, Vec::len),
+            id_block: launch.is_some_and(|launch| launch.id_block.is_some()),
+        }
+    }
+
+    /// What its nodes are compared with.
+    fn anchors(&self) -> String {
+        let mut anchors = Vec::new();
+        if !self.pcrs.is_empty() {
+            let pcrs: Vec<_> = self.pcrs.iter().map(ToString::to_string).collect();
+            anchors.push(format!("PCR {}", pcrs.join(", ")));
+        }
+        match self.launch_measurements {
+            0 => {}
+            1 => anchors.push("1 launch measurement".to_owned()),
+            count => anchors.push(format!("{count} launch measurements")),
+        }
+        if self.id_block {
+            anchors.push("ID block".to_owned());
+        }
+        anchors.join("; ")
     }
 }
 
@@ -167,13 +204,12 @@ impl fmt::Display for Listing {
         writeln!(f, "Serial {}", self.serial)?;
         for image in &self.images {
             let roles: Vec<_> = image.roles.iter().map(ToString::to_string).collect();
-            let pcrs: Vec<_> = image.pcrs.iter().map(ToString::to_string).collect();
             writeln!(
                 f,
-                "{}  {}  PCR {}",
+                "{}  {}  {}",
                 image.name,
                 roles.join(", "),
-                pcrs.join(", ")
+                image.anchors()
             )?;
         }
         Ok(())

@@ -1,4 +1,5 @@
 //! Firmware files as OVMF's build lays them out, with any flaw a test wants.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 /// Type of a section: early memory, secrets, CPUID, calling area, kernel hashes.
 pub(crate) const MEMORY: u32 = 1;
