@@ -5,7 +5,7 @@ use rustix::{
     io::Errno,
     ioctl::{Opcode, Updater, ioctl, opcode},
 };
-use std::os::fd::BorrowedFd;
+use std::{mem::offset_of, os::fd::BorrowedFd};
 
 /// `SNP_GET_EXT_REPORT`.
 const GET_EXT_REPORT: Opcode = opcode::read_write::<GuestRequest>(b'S', 2);
@@ -41,9 +41,13 @@ struct ExtReportRequest {
     certs_len: u32,
 }
 
-// The lengths are in the driver's copies, the first one also in the ioctl's number.
-const _: () = assert!(size_of::<GuestRequest>() == 32);
+// What a C compiler makes of the header on x86-64.
+const _: () = assert!(GET_EXT_REPORT == 0xc020_5302);
+const _: () = assert!(size_of::<GuestRequest>() == 32 && offset_of!(GuestRequest, exitinfo2) == 24);
 const _: () = assert!(size_of::<ExtReportRequest>() == 112);
+const _: () = assert!(offset_of!(ExtReportRequest, vmpl) == 64);
+const _: () = assert!(offset_of!(ExtReportRequest, certs_address) == 96);
+const _: () = assert!(offset_of!(ExtReportRequest, certs_len) == 104);
 
 /// One call and all of its memory, so that making it allocates nothing.
 pub(super) struct Call {
