@@ -1,5 +1,9 @@
 //! The device as a caller of `ioctl` sees it, without a kernel between.
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed step fails the test"
+)]
 
 use rustix::io::Errno;
 use snp_device::cuse::{Ioctl, Region, Reply};
