@@ -94,6 +94,34 @@ impl From<x509::UnknownExtension> for CertificateError {
     }
 }
 
+/// Whoever may sign the certificate of an endorsement key: the authorities, and the intermediates
+/// with a chain to one. The chains were verified, once for all endorsement keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Issuers(Vec<Certificate>);
+
+impl Issuers {
+    /// An intermediate without a chain is left out: it is trusted for nothing by itself.
+    pub(crate) fn authenticate(
+        authorities: Vec<Certificate>,
+        intermediates: &[Certificate],
+    ) -> Self {
+        let chained = intermediates
+            .iter()
+            .filter(|issuer| {
+                issuer.0.is_authority(0) == Ok(true)
+                    && issuer.has_chain(&authorities, intermediates, 1)
+            })
+            .cloned()
+            .collect();
+        Self([authorities, chained].concat())
+    }
+
+    /// Nobody: no certificate of an endorsement key counts.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// A certificate in the chain of an endorsement key. Its critical extensions are known.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate(x509::Certificate);
@@ -122,14 +150,13 @@ impl Certificate {
     pub(crate) fn authenticate_ek(
         &self,
         key: &PublicKey,
-        authorities: &[Self],
-        intermediates: &[Self],
+        issuers: &Issuers,
     ) -> Result<(), CertificateError> {
         self.check_ek_usage(key)?;
         if !self.is_for(key) {
             return Err(CertificateError::OtherKey);
         }
-        if self.has_chain(authorities, intermediates, 0) {
+        if issuers.0.iter().any(|issuer| issuer.signed(self)) {
             return Ok(());
         }
         Err(CertificateError::Untrusted)

@@ -33,17 +33,11 @@ impl AuthenticatedEk {
             AttestationKey::parse(&claimed.ak_public).map_err(AppraisalError::AttestationKey)?;
         let identity = AttesterIdentity::of_key(ek.name());
         if !policy.ek_hashes.contains(&identity) {
-            if policy.authorities.is_empty() {
+            if policy.ek_issuers.is_empty() {
                 return Err(AppraisalError::UnknownEndorsementKey { got: identity });
             }
             Certificate::parse(&claimed.ek_certificate)
-                .and_then(|certificate| {
-                    certificate.authenticate_ek(
-                        ek.key(),
-                        &policy.authorities,
-                        &policy.intermediates,
-                    )
-                })
+                .and_then(|certificate| certificate.authenticate_ek(ek.key(), &policy.ek_issuers))
                 .map_err(AppraisalError::Certificate)?;
         }
         Ok(Self { ek, ak, identity })

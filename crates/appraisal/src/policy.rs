@@ -5,14 +5,14 @@ mod sev_snp;
 use crate::{
     LATCH_PCR,
     appraised::AttesterIdentity,
-    certificate::Certificate,
+    certificate::{Certificate, Issuers},
     document::{AuthorityDocument, Kind, PolicyDocument, TpmDocument, VERSION},
     error::{LoadError, rule},
 };
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use evidence::{EvidenceKind, Requirement};
 pub(crate) use sev_snp::{ProductPolicy, SnpPolicy};
-use snp::{Origin, Product};
+use snp::{Authorities, Origin, Product};
 use tpm::PcrSet;
 
 /// PCRs that every policy covers. Without 0, 2, 3 and 7 a false firmware could write all others;
@@ -37,8 +37,7 @@ pub struct Policy {
 #[derive(Clone, Debug)]
 pub(crate) struct TpmPolicy {
     quote: QuotePolicy,
-    pub(crate) authorities: Vec<Certificate>,
-    pub(crate) intermediates: Vec<Certificate>,
+    pub(crate) ek_issuers: Issuers,
     pub(crate) ek_hashes: BTreeSet<AttesterIdentity>,
 }
 
@@ -108,6 +107,12 @@ impl Policy {
             .collect()
     }
 
+    /// Who may vouch for the keys that sign reports, of each product line.
+    pub fn authorities(&self) -> impl Iterator<Item = &Authorities> {
+        let products = self.sev_snp.iter().flat_map(|policy| &policy.products);
+        products.map(|entry| &entry.authorities)
+    }
+
     /// What an admitter's hello asks for.
     #[must_use]
     pub fn requirements(&self) -> Vec<Requirement> {
@@ -160,8 +165,10 @@ impl TpmPolicy {
         let intermediates = non_empty("tpm.ek_intermediates", tpm.ek_intermediates)?;
         Ok(Self {
             quote,
-            authorities: parse_authorities(&authorities)?,
-            intermediates: parse_certificates("tpm.ek_intermediates", intermediates.iter())?,
+            ek_issuers: Issuers::authenticate(
+                parse_authorities(&authorities)?,
+                &parse_certificates("tpm.ek_intermediates", intermediates.iter())?,
+            ),
             ek_hashes: hashes.into_iter().collect(),
         })
     }
