@@ -21,6 +21,7 @@ use service_runtime::{
     serve::Accept,
     watch::Watched,
 };
+use snp::Origin;
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, thread, time::Instant};
 use tokio::net::TcpStream;
 
@@ -98,6 +99,7 @@ impl Accept<TcpStream, IpAddr> for Door {
                     path = %node.path(),
                     "node accepted"
                 );
+                warn_about(node.appraised(), source);
                 Some((stream, node))
             }
             Err(error) => {
@@ -105,6 +107,26 @@ impl Accept<TcpStream, IpAddr> for Door {
                 None
             }
         }
+    }
+}
+
+/// What an operator should see to although the node was accepted.
+fn warn_about(appraised: &Appraised, source: IpAddr) {
+    let Some(report) = &appraised.claims().sev_snp else {
+        return;
+    };
+    if report.origin == Origin::Development {
+        tracing::warn!(peer = %source, product = %report.product, "accepted by a development root: no processor vouches for this node");
+    }
+    let chip = report.chip_id.map(|chip| hex::encode(chip.0));
+    for appraisal::FailedCheck {
+        check,
+        expected,
+        got,
+    } in &report.below_announced_tcb
+    {
+        metrics::counter!("reports_below_announced_tcb_total").increment(1);
+        tracing::warn!(peer = %source, chip, check, expected, got, "the announced minimum TCB would refuse this node");
     }
 }
 

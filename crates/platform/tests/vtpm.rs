@@ -77,7 +77,9 @@ fn public_of(tpm: &SoftwareTpm, handle: u32) -> AttestationKey {
 }
 
 fn verify(key: &AttestationKey, quote: &TpmEvidence) -> Result<[u8; 32], QuoteError> {
-    let verified = key.signing_key().verify(&quote.attestation, &quote.signature)?;
+    let verified = key
+        .signing_key()
+        .verify(&quote.attestation, &quote.signature)?;
     Ok(verified.extra_data.try_into().unwrap())
 }
 

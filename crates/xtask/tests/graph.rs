@@ -82,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret",
             "secret-file",
             "service-runtime",
+            "snp",
         ],
     ),
     (
