@@ -6,7 +6,7 @@
 
 use crate::{
     EcdsaError, Signature,
-    bytes::{array, is_zero, u32_at, u64_at},
+    bytes::Raw,
     signature::{PUBLIC_KEY_LEN, SIGNATURE_LEN, parse_public_key},
 };
 use aws_lc_rs::digest::{SHA384, digest};
@@ -16,8 +16,15 @@ pub const ID_BLOCK_LEN: usize = 96;
 /// Length of ID authentication information: one page.
 pub const ID_AUTHENTICATION_LEN: usize = 4096;
 
-/// `VERSION` of an ID block.
-const VERSION: u32 = 1;
+/// Offsets of an ID block's fields.
+const LAUNCH_DIGEST: usize = 0x00;
+const FAMILY_ID: usize = 0x30;
+const IMAGE_ID: usize = 0x40;
+const VERSION: usize = 0x50;
+const GUEST_SVN: usize = 0x54;
+const POLICY: usize = 0x58;
+/// The only version of an ID block.
+const KNOWN_VERSION: u32 = 1;
 /// `ID_KEY_ALGO` and `AUTH_KEY_ALGO`: ECDSA over P-384 with SHA-384.
 const ALGORITHM: u32 = 1;
 /// Offsets of the authentication information's fields.
@@ -63,11 +70,11 @@ pub enum IdBlockError {
     /// Bytes that must be zero are not.
     #[error("reserved bytes at {0:#x} of the authentication information are not zero")]
     Reserved(usize),
-    /// A signature is not by the key that it has to be by.
-    #[error("{0} is not valid")]
+    /// A key did not sign what it has to have signed.
+    #[error("signature is not by the {0}")]
     Signature(&'static str),
     /// The version is unknown.
-    #[error("version of the ID block is {0}, not {VERSION}")]
+    #[error("version of the ID block is {0}, not {KNOWN_VERSION}")]
     Version(u32),
 }
 
@@ -85,7 +92,7 @@ pub struct IdBlock<'a> {
     pub guest_svn: u32,
     /// The only guest policy that it allows.
     pub policy: u64,
-    raw: &'a [u8; ID_BLOCK_LEN],
+    raw: Raw<'a, ID_BLOCK_LEN>,
 }
 
 impl<'a> IdBlock<'a> {
@@ -98,17 +105,17 @@ impl<'a> IdBlock<'a> {
             what: "ID block",
             got: bytes.len(),
         };
-        let raw: &[u8; ID_BLOCK_LEN] = bytes.try_into().map_err(|_| length)?;
-        let version = u32_at(raw, 0x50).ok_or(length)?;
-        if version != VERSION {
+        let raw = Raw::new(bytes).ok_or(length)?;
+        let version = raw.u32::<VERSION>();
+        if version != KNOWN_VERSION {
             return Err(IdBlockError::Version(version));
         }
         Ok(Self {
-            launch_digest: array(raw, 0x00).ok_or(length)?,
-            family_id: array(raw, 0x30).ok_or(length)?,
-            image_id: array(raw, 0x40).ok_or(length)?,
-            guest_svn: u32_at(raw, 0x54).ok_or(length)?,
-            policy: u64_at(raw, 0x58).ok_or(length)?,
+            launch_digest: raw.array::<LAUNCH_DIGEST, _>(),
+            family_id: raw.array::<FAMILY_ID, _>(),
+            image_id: raw.array::<IMAGE_ID, _>(),
+            guest_svn: raw.u32::<GUEST_SVN>(),
+            policy: raw.u64::<POLICY>(),
             raw,
         })
     }
@@ -124,6 +131,8 @@ pub struct IdKeys {
     pub author_key_digest: Option<[u8; 48]>,
 }
 
+type RawAuthentication<'a> = Raw<'a, ID_AUTHENTICATION_LEN>;
+
 /// ID authentication information.
 #[derive(Clone, Copy, Debug)]
 pub struct IdAuthentication<'a> {
@@ -138,6 +147,21 @@ struct Author<'a> {
     key_signature: Signature,
 }
 
+impl<'a> Author<'a> {
+    fn parse(raw: RawAuthentication<'a>) -> Result<Option<Self>, IdBlockError> {
+        let key = raw.array::<AUTHOR_KEY, PUBLIC_KEY_LEN>();
+        if *key == [0; PUBLIC_KEY_LEN] {
+            return Ok(None);
+        }
+        check_algorithm("author key", raw.u32::<AUTH_KEY_ALGO>())?;
+        let key_signature = raw.array::<ID_KEY_SIG, SIGNATURE_LEN>();
+        Ok(Some(Self {
+            key,
+            key_signature: parse_signature("signature of the ID key", key_signature)?,
+        }))
+    }
+}
+
 impl<'a> IdAuthentication<'a> {
     /// Parses authentication information, nothing after it. One whose author key is all zero has
     /// none.
@@ -149,23 +173,14 @@ impl<'a> IdAuthentication<'a> {
             what: "authentication information",
             got: bytes.len(),
         };
-        let raw: &[u8; ID_AUTHENTICATION_LEN] = bytes.try_into().map_err(|_| length)?;
+        let raw: RawAuthentication<'_> = Raw::new(bytes).ok_or(length)?;
         check_reserved(raw)?;
-        check_algorithm("ID key", u32_at(raw, ID_KEY_ALGO).ok_or(length)?)?;
-        let author_key: &[u8; PUBLIC_KEY_LEN] = array(raw, AUTHOR_KEY).ok_or(length)?;
-        let author = if *author_key == [0; PUBLIC_KEY_LEN] {
-            None
-        } else {
-            check_algorithm("author key", u32_at(raw, AUTH_KEY_ALGO).ok_or(length)?)?;
-            Some(Author {
-                key: author_key,
-                key_signature: parse_signature("ID key's signature", raw, ID_KEY_SIG)?,
-            })
-        };
+        check_algorithm("ID key", raw.u32::<ID_KEY_ALGO>())?;
+        let block_signature = raw.array::<ID_BLOCK_SIG, SIGNATURE_LEN>();
         Ok(Self {
-            id_key: array(raw, ID_KEY).ok_or(length)?,
-            block_signature: parse_signature("ID block's signature", raw, ID_BLOCK_SIG)?,
-            author,
+            id_key: raw.array::<ID_KEY, _>(),
+            block_signature: parse_signature("signature of the ID block", block_signature)?,
+            author: Author::parse(raw)?,
         })
     }
 
@@ -175,7 +190,7 @@ impl<'a> IdAuthentication<'a> {
     /// # Errors
     /// The first key or signature that is wrong.
     pub fn verify(&self, block: &IdBlock<'_>) -> Result<IdKeys, IdBlockError> {
-        check_signature("ID key", self.id_key, &self.block_signature, block.raw)?;
+        check_signature("ID key", self.id_key, &self.block_signature, block.raw.0)?;
         if let Some(author) = &self.author {
             check_signature("author key", author.key, &author.key_signature, self.id_key)?;
         }
@@ -206,18 +221,13 @@ fn check_signature(
     if signature.is_of(message, &key) {
         return Ok(());
     }
-    Err(IdBlockError::Signature(match name {
-        "ID key" => "signature of the ID block by the ID key",
-        _ => "signature of the ID key by the author key",
-    }))
+    Err(IdBlockError::Signature(name))
 }
 
 fn parse_signature(
     field: &'static str,
-    raw: &[u8; ID_AUTHENTICATION_LEN],
-    offset: usize,
+    bytes: &[u8; SIGNATURE_LEN],
 ) -> Result<Signature, IdBlockError> {
-    let bytes: &[u8; SIGNATURE_LEN] = array(raw, offset).unwrap_or(&[0; SIGNATURE_LEN]);
     Signature::parse(bytes).map_err(|source| IdBlockError::Ecdsa { field, source })
 }
 
@@ -228,17 +238,11 @@ fn check_algorithm(key: &'static str, got: u32) -> Result<(), IdBlockError> {
     Err(IdBlockError::Algorithm { key, got })
 }
 
-fn check_reserved(raw: &[u8; ID_AUTHENTICATION_LEN]) -> Result<(), IdBlockError> {
-    let reserved = [
+fn check_reserved(raw: RawAuthentication<'_>) -> Result<(), IdBlockError> {
+    let used = raw.first_used(&[
         (RESERVED_08, ID_BLOCK_SIG),
         (RESERVED_644, ID_KEY_SIG),
         (RESERVED_C84, ID_AUTHENTICATION_LEN),
-    ];
-    match reserved
-        .iter()
-        .find(|(start, end)| !is_zero(raw, *start, *end))
-    {
-        Some((start, _)) => Err(IdBlockError::Reserved(*start)),
-        None => Ok(()),
-    }
+    ]);
+    used.map_or(Ok(()), |start| Err(IdBlockError::Reserved(start)))
 }

@@ -2,14 +2,16 @@
 
 mod fields;
 mod info;
-mod raw;
 
 pub use fields::{ChipId, FirmwareVersion, ReportFields};
 pub use info::{GuestPolicy, KeyKind, PlatformInfo};
 
-use crate::{EcdsaError, Product, ReservedTcb, Tcb, bytes::u32_at, layout};
+use crate::{
+    EcdsaError, Product, ReservedTcb, Tcb,
+    bytes::{Raw, u32_at},
+    layout,
+};
 use core::ops::Deref;
-use raw::Raw;
 
 /// Why bytes are not a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +73,7 @@ pub enum ReportError {
 /// [`crate::AuthenticatedLeaf::verify`] does.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
-    raw: Raw<'a>,
+    raw: RawReport<'a>,
     fields: ReportFields<'a>,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Report<'a> {
         if !matches!(version, 2 | 3 | 5) {
             return Err(ReportError::Version(version));
         }
-        let raw = Raw(bytes.try_into().map_err(|_| length)?);
+        let raw = Raw::new(bytes).ok_or(length)?;
         check_reserved(raw, version)?;
         let fields = ReportFields::parse(raw, version)?;
         let report = Self { raw, fields };
@@ -155,28 +157,21 @@ pub struct Tcbs {
     pub launch: Tcb,
 }
 
+/// The bytes of a report.
+type RawReport<'a> = Raw<'a, { layout::REPORT_LEN }>;
+
 /// Bytes that must be zero (table `ATTESTATION_REPORT`; a field of a later version is reserved in an
 /// earlier one).
-fn check_reserved(raw: Raw<'_>, version: u32) -> Result<(), ReportError> {
+fn check_reserved(raw: RawReport<'_>, version: u32) -> Result<(), ReportError> {
     let before = |since, field, rest| if version < since { field } else { rest };
-    let reserved = [
+    let cpuid = before(3, layout::CPUID, layout::RESERVED_18B);
+    let mit_vectors = before(5, layout::LAUNCH_MIT_VECTOR, layout::RESERVED_208);
+    let used = raw.first_used(&[
         (layout::RESERVED_4C, layout::REPORT_DATA),
-        (
-            before(3, layout::CPUID, layout::RESERVED_18B),
-            layout::CHIP_ID,
-        ),
+        (cpuid, layout::CHIP_ID),
         (layout::RESERVED_1EB, layout::COMMITTED_VERSION),
         (layout::RESERVED_1EF, layout::LAUNCH_TCB),
-        (
-            before(5, layout::LAUNCH_MIT_VECTOR, layout::RESERVED_208),
-            layout::SIGNATURE,
-        ),
-    ];
-    match reserved
-        .iter()
-        .find(|(start, end)| !raw.is_zero(*start, *end))
-    {
-        Some((start, _)) => Err(ReportError::Reserved(*start)),
-        None => Ok(()),
-    }
+        (mit_vectors, layout::SIGNATURE),
+    ]);
+    used.map_or(Ok(()), |start| Err(ReportError::Reserved(start)))
 }

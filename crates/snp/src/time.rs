@@ -38,7 +38,10 @@ impl Period {
     }
 
     /// Refuses a time outside.
-    pub(crate) fn check(self, now: UnixTime) -> Result<(), OutOfDate> {
+    ///
+    /// # Errors
+    /// `now` is before or after.
+    pub fn check(self, now: UnixTime) -> Result<(), OutOfDate> {
         if now < self.from {
             return Err(OutOfDate::Early {
                 from: self.from,

@@ -95,7 +95,7 @@ fn without_an_author_key_the_id_key_stands_alone() {
     unsigned[0x680..0x880].fill(0);
     let refused = verify(&captured.block, &unsigned);
     let source = EcdsaError::Range("R");
-    let field = "ID key's signature";
+    let field = "signature of the ID key";
     assert_eq!(refused, Err(IdBlockError::Ecdsa { field, source }));
 }
 

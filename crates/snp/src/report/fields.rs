@@ -1,6 +1,6 @@
 //! All fields of a report, typed.
 
-use super::{GuestPolicy, KeyKind, PlatformInfo, ReportError, info::KeyInfo, raw::Raw};
+use super::{GuestPolicy, KeyKind, PlatformInfo, RawReport, ReportError, info::KeyInfo};
 use crate::{Product, RawTcb, Signature, layout, signature::SIGNATURE_LEN};
 use core::fmt;
 
@@ -69,7 +69,7 @@ pub struct ReportFields<'a> {
 }
 
 impl<'a> ReportFields<'a> {
-    pub(super) fn parse(raw: Raw<'a>, version: u32) -> Result<Self, ReportError> {
+    pub(super) fn parse(raw: RawReport<'a>, version: u32) -> Result<Self, ReportError> {
         let algorithm = raw.u32::<{ layout::SIGNATURE_ALGORITHM }>();
         if algorithm != layout::ALGORITHM_ECDSA_P384_SHA384 {
             return Err(ReportError::SignatureAlgorithm(algorithm));
@@ -121,7 +121,7 @@ fn parse_product([family, model, _]: [u8; 3]) -> Result<Product, ReportError> {
 
 /// The signature, of which a report that is not signed has none.
 fn parse_signature(
-    raw: Raw<'_>,
+    raw: RawReport<'_>,
     signing_key: Option<KeyKind>,
 ) -> Result<Option<Signature>, ReportError> {
     let field = raw.array::<{ layout::SIGNATURE }, SIGNATURE_LEN>();
