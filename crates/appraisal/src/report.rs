@@ -3,7 +3,7 @@
 use crate::{
     appraised::SnpClaims,
     appraiser::Answer,
-    error::{AppraisalError, FailedCheck, ReportError},
+    error::{AppraisalError, ErrorClass, FailedCheck, ReportError},
     policy::{ProductPolicy, SnpPolicy},
 };
 use alloc::{
@@ -14,7 +14,7 @@ use alloc::{
 use core::fmt::Display;
 use snp::{
     AuthenticatedReport, CertificateTable, KeyKind, Report, RevocationList, Tcb, UnixTime,
-    VerifyError,
+    VerifyError, layout,
 };
 
 /// A report that the right key of an accepted product line signed, and that keeps the policy. What was
@@ -53,7 +53,13 @@ impl<'a> AcceptedReport<'a> {
             now: UnixTime(answer.now),
         };
         let (report, entry) = search.authenticate(&entries)?;
-        let failed = rules(&report, policy, entry, search.now);
+        let failed = rules(
+            report.report(),
+            report.tcbs().reported,
+            policy,
+            entry,
+            search.now,
+        );
         if !failed.is_empty() {
             return Err(AppraisalError::Report(ReportError::Rules(failed)));
         }
@@ -120,8 +126,11 @@ impl<'a> Search<'a, '_> {
                 let own = self.answer.endorsements.leaf == Some(leaf);
                 match self.verify(entry, leaf, revocations.as_ref()) {
                     Ok(report) => return Ok((report, entry)),
-                    // The key is the report's; no other certificate of it would verify more.
-                    Err(error @ ReportError::Verify(VerifyError::Signature)) => {
+                    // A chip has one key for each TCB: no other certificate of it would verify more.
+                    // Providers may have VLEKs of the same TCB.
+                    Err(error @ ReportError::Verify(VerifyError::Signature))
+                        if entry.key == KeyKind::Vcek =>
+                    {
                         return Err(error.into());
                     }
                     Err(error) if own => refusal = Some(error),
@@ -132,7 +141,22 @@ impl<'a> Search<'a, '_> {
         let missing = || ReportError::NoEndorsement {
             key: self.wanted_keys(entries),
         };
-        Err(refusal.unwrap_or_else(missing).into())
+        let refusal = refusal.unwrap_or_else(missing);
+        let hopeless = match refusal.class() {
+            ErrorClass::Unavailable => self.hopeless(entries),
+            _ => None,
+        };
+        Err(hopeless.unwrap_or(refusal).into())
+    }
+
+    /// Why no certificate could make this report acceptable; nobody should wait for one then. What an
+    /// unauthenticated report says against itself refuses only the peer that sent it.
+    fn hopeless(&self, entries: &[&ProductPolicy]) -> Option<ReportError> {
+        let fault =
+            |entry: &&ProductPolicy| could_pass(&self.report, self.policy, entry, self.now).err();
+        let mut reasons = entries.iter().map(fault);
+        let first = reasons.next()??;
+        reasons.all(|reason| reason.is_some()).then_some(first)
     }
 
     fn verify(
@@ -172,14 +196,53 @@ impl<'a> Search<'a, '_> {
     }
 }
 
-/// Every rule that is broken; the first alone would have an operator mend one at a time.
+/// Whether some certificate could make this report acceptable to an entry of the policy.
+///
+/// # Errors
+/// What refuses the report, whoever signed it.
+pub(crate) fn could_pass(
+    report: &Report<'_>,
+    policy: &SnpPolicy,
+    entry: &ProductPolicy,
+    now: UnixTime,
+) -> Result<(), ReportError> {
+    let got = report
+        .signing_key
+        .ok_or(ReportError::Verify(VerifyError::Unsigned))?;
+    if got != entry.key {
+        let expected = entry.key;
+        return Err(ReportError::Verify(VerifyError::KeyKind { expected, got }));
+    }
+    let mut failed = Vec::new();
+    if entry.key == KeyKind::Vcek && report.chip_id.is_masked() {
+        failed.push(FailedCheck {
+            check: String::from("CHIP_ID"),
+            expected: String::from("the chip whose key signed"),
+            got: String::from("masked"),
+        });
+    }
+    let reported = report.reported_tcb.decode(entry.product());
+    let reported = reported.map_err(|source| {
+        let offset = layout::REPORTED_TCB;
+        ReportError::Report(snp::ReportError::Tcb { offset, source })
+    })?;
+    failed.extend(rules(report, reported, policy, entry, now));
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(ReportError::Rules(failed))
+}
+
+/// Every rule that is broken; the first alone would have an operator mend one at a time. The report
+/// need not be authenticated: whether to look for its certificate is asked before.
 fn rules(
-    report: &AuthenticatedReport<'_>,
+    fields: &Report<'_>,
+    reported: Tcb,
     policy: &SnpPolicy,
     entry: &ProductPolicy,
     now: UnixTime,
 ) -> Vec<FailedCheck> {
-    let (fields, mut failed) = (report.report(), Vec::new());
+    let mut failed = Vec::new();
     let mut want = |holds: bool, check: &str, expected: &dyn Display, got: &dyn Display| {
         if !holds {
             failed.push(FailedCheck {
@@ -230,12 +293,12 @@ fn rules(
     let aliases = !policy.require_alias_check || platform.alias_check_complete();
     want(aliases, "platform: ALIAS_CHECK_COMPLETE", &1, &0);
     if let Some(chips) = &policy.chips {
-        let chip = report.chip_id();
+        let chip = Some(fields.chip_id).filter(|chip| !chip.is_masked());
         let listed = chip.is_some_and(|chip| chips.contains(&chip));
         let got = chip.map_or_else(|| "masked".to_string(), |chip| hex::encode(chip.0));
         want(listed, "CHIP_ID", &"one of the policy's chips", &got);
     }
-    failed.extend(below(report.tcbs().reported, entry.minimum(now)));
+    failed.extend(below(reported, entry.minimum(now)));
     failed
 }
 

@@ -62,7 +62,7 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    pub(super) const fn class(&self) -> ErrorClass {
+    pub(crate) const fn class(&self) -> ErrorClass {
         match self {
             Self::Report(
                 snp::ReportError::Version(_) | snp::ReportError::UnknownProduct { .. },
