@@ -10,6 +10,7 @@ use crate::{
     report::AcceptedReport,
 };
 use alloc::{
+    boxed::Box,
     format,
     string::{String, ToString},
     vec::Vec,
@@ -243,7 +244,7 @@ impl Appraiser {
             image: image.name().to_string(),
             explanation: quote.map_or_else(Vec::new, |quote| quote.explain(image, &pcrs)),
             pcrs,
-            launch,
+            launch: launch.map(Box::new),
         })
     }
 

@@ -11,6 +11,7 @@ use crate::{
     document::{LaunchDigest, PcrValue},
 };
 use alloc::{
+    boxed::Box,
     format,
     string::{String, ToString},
     vec,
@@ -166,7 +167,7 @@ pub enum AppraisalError {
         /// The image with the fewest differing values.
         image: String,
         /// The launch, where it differs.
-        launch: Option<LaunchMismatch>,
+        launch: Option<Box<LaunchMismatch>>,
         /// Every differing PCR.
         pcrs: Vec<PcrMismatch>,
         /// What the attester's event log, an untrusted text, says about them; for people.

@@ -122,6 +122,10 @@ enum State<A> {
 /// What a state's step leads to.
 type Turn<A> = Result<(State<A>, Flow), SessionError>;
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, from a state's step to its caller"
+)]
 enum Flow {
     Continue,
     Report(AdmitterProgress),

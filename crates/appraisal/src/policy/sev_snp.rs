@@ -184,7 +184,7 @@ fn parse_authorities(field: &str, document: &ProductDocument) -> Result<Authorit
         return Authorities::amd(product).map_err(refuse);
     };
     let der = |pem: &String| match pem::decode_vec(pem.as_bytes()) {
-        Ok((label, der)) if label == "CERTIFICATE" => Ok(der),
+        Ok(("CERTIFICATE", der)) => Ok(der),
         _ => Err(rule(field, "certificates in PEM", "something else")),
     };
     let (ark, ask, asvk) = (der(ark)?, der(ask)?, der(asvk)?);
