@@ -4,7 +4,6 @@ use core::fmt;
 
 /// A product line: what has its own root, and its own layout of the TCB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
 pub enum Product {
     /// EPYC 7003.
     Milan,

@@ -1,7 +1,10 @@
 //! Times come in as values: there is no clock here.
 
-use core::fmt;
-use x509::x509_cert::time::{Time, Validity};
+use core::{fmt, time::Duration};
+use x509::x509_cert::{
+    der::DateTime,
+    time::{Time, Validity},
+};
 
 /// Seconds since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +18,11 @@ impl From<Time> for UnixTime {
 
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s after 1970", self.0)
+        match DateTime::from_unix_duration(Duration::from_secs(self.0)) {
+            Ok(date) => date.fmt(f),
+            // Beyond the year 9999.
+            Err(_) => write!(f, "{} s after 1970", self.0),
+        }
     }
 }
 

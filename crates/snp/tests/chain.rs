@@ -532,3 +532,26 @@ fn authorities_must_be_a_root_and_what_it_signed() {
         Some(AuthorityError::Malformed { name: "ASK", .. })
     ));
 }
+
+#[test]
+fn a_refusal_for_dates_names_both() {
+    let leaf = vcek(Product::Milan);
+    let late = UnixTime(2_335_219_201);
+    let refused = authorities(Product::Milan).authenticate_leaf(
+        KeyKind::Vcek,
+        leaf.certificate(),
+        None,
+        late,
+    );
+    let Err(LeafError::OutOfDate(reason)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(
+        reason.to_string(),
+        "valid until 2044-01-01T00:00:00Z, and it is 2044-01-01T00:00:01Z"
+    );
+    assert_eq!(
+        UnixTime(u64::MAX).to_string(),
+        format!("{} s after 1970", u64::MAX)
+    );
+}
