@@ -27,6 +27,19 @@ pub struct Documents {
     pub reference_values: PathBuf,
 }
 
+/// What a direct boot of an SNP guest is measured from.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// The firmware.
+    pub firmware: &'a Path,
+    /// The kernel.
+    pub kernel: &'a Path,
+    /// The initial RAM disk.
+    pub initrd: &'a Path,
+    /// A file with the kernel's command line.
+    pub cmdline: &'a Path,
+}
+
 impl Cli {
     /// Keeps the owner's files in `dir`; the passphrase of its secrets is made here.
     pub fn new(dir: &Path) -> Result<Self> {
@@ -93,6 +106,27 @@ impl Cli {
     pub fn measure(&self, uki: &Path, event_log: &Path) -> Result<Value> {
         let mut command = self.command(&["measure"]);
         self.json(command.arg(uki).arg("--event-log").arg(event_log))
+    }
+
+    /// `measure --sev-snp`: the launch measurement of a direct boot.
+    pub fn measure_launch(
+        &self,
+        launch: &Launch<'_>,
+        vcpus: u32,
+        vcpu_type: &str,
+    ) -> Result<Value> {
+        let mut command = self.command(&["measure", "--sev-snp"]);
+        let files = [
+            ("--firmware", launch.firmware),
+            ("--kernel", launch.kernel),
+            ("--initrd", launch.initrd),
+            ("--cmdline", launch.cmdline),
+        ];
+        for (flag, file) in files {
+            command.arg(flag).arg(file);
+        }
+        command.args(["--vcpus", &vcpus.to_string(), "--vcpu-type", vcpu_type]);
+        self.json(&mut command)
     }
 
     /// `policy new`: accept the TPMs of an authority.

@@ -34,7 +34,7 @@ mod workspace;
 pub use accelerator::Accelerator;
 pub use agent_line::{AgentExit, AgentStep};
 pub use changed::ChangedUki;
-pub use cli::{Cli, Documents};
+pub use cli::{Cli, Documents, Launch};
 pub use console::{Console, Line};
 pub use disk::{Disk, DiskFormat};
 pub use disk_guest::{DiskGuest, DiskReport, agent_of};
@@ -50,7 +50,10 @@ pub use scenario::{Scenario, exit};
 pub use service::Service;
 pub use silent::SilentServer;
 pub use site::Site;
-pub use snp::{Chip, Collected, Collection, SnpGuest, TCB, development_root, fw_cfg};
+pub use snp::{
+    Chip, Collected, Collection, MINIMUM, SnpGuest, SnpScenario, TCB, development_root, fw_cfg,
+    owned, policy,
+};
 pub use swtpm::{Swtpm, TpmAuthority};
 pub use timeline::Timeline;
 pub use workspace::{Workspace, free_port, program};

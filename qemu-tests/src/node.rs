@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// Size of a state disk; it takes only the space that is written.
-const STATE_MIB: u64 = 1024;
+pub(crate) const STATE_MIB: u64 = 1024;
 
 /// A node.
 #[derive(Clone, Debug)]

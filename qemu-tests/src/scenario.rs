@@ -21,6 +21,14 @@ pub mod exit {
     pub const STATE_DISK_UNUSABLE: u32 = 41;
     /// A server that acts for the owner refused the node.
     pub const REFUSED: u32 = 51;
+    /// The host kept the SNP firmware busy for longer than the agent asks again.
+    pub const THROTTLED: u32 = 52;
+    /// The SNP device did not answer in time.
+    pub const STALLED: u32 = 53;
+    /// The SNP firmware, the host or the driver refused to make a report.
+    pub const EVIDENCE_REFUSED: u32 = 54;
+    /// The SNP device answered with something that is no report.
+    pub const EVIDENCE_MALFORMED: u32 = 55;
     /// The header does not open with the released key.
     pub const HEADER_REFUSED: u32 = 60;
     /// The header is older than the record.

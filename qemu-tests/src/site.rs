@@ -95,6 +95,14 @@ impl Site {
         Ok(())
     }
 
+    /// Signs any other policy.
+    pub fn declare_policy(&self, policy: &Value) -> Result<()> {
+        let document = self.dir.join("policy.json");
+        fs::write(&document, policy.to_string())?;
+        self.cli.policy_sign(&document, &self.documents.policy)?;
+        Ok(())
+    }
+
     /// Adds an image with its measurements to the reference values and signs them anew.
     pub fn accept_image(&self, name: &str, measurements: &Value) -> Result<()> {
         let file = self.dir.join(format!("{name}.measurements.json"));

@@ -7,24 +7,27 @@
 
 mod collect;
 mod firmware;
+mod scenario;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use measure::pcr::sha256;
 use measure::sev_snp::{Firmware, KernelHashes, LaunchConfig, Vmm};
+use serde_json::Value;
 use snp_device::{Behaviour, FW_CFG_NAME};
 use software_snp::{DevelopmentRoot, Leaf, Product, ReportFields, Tcb, table};
 
 use crate::accelerator::Accelerator;
+use crate::cli::{Cli, Launch};
 use crate::disk_guest::agent_of;
 use crate::image::Image;
 use crate::machine::{Boot, MachineConfig};
 use crate::workspace::{Workspace, base_dir};
 
 pub use collect::{Collected, Collection};
+pub use scenario::{MINIMUM, SnpScenario, owned, policy};
 
 /// What the launch measurement depends on beside firmware, kernel and words.
 const VCPUS: u32 = 1;
@@ -189,6 +192,27 @@ impl SnpGuest {
         Ok(config.prepare()?.measurement(VCPUS, VCPU_TYPE.parse()?)?)
     }
 
+    /// The same as the operator's tool computes it, in the form of `constellation measure`.
+    pub fn measure(&self, cli: &Cli, boot: &Boot) -> Result<Value> {
+        let Boot::Kernel {
+            kernel,
+            initrd,
+            cmdline,
+        } = boot
+        else {
+            bail!("only a direct boot is measured");
+        };
+        let line = self.workspace.file("snp.cmdline");
+        fs::write(&line, cmdline)?;
+        let launch = Launch {
+            firmware: &self.firmware,
+            kernel,
+            initrd,
+            cmdline: &line,
+        };
+        cli.measure_launch(&launch, VCPUS, VCPU_TYPE)
+    }
+
     /// A machine without disks and network services whose device behaves like this.
     pub fn machine(&self, boot: Boot, behaviour: &Behaviour) -> Result<MachineConfig> {
         let mut config = MachineConfig::new(&self.workspace, self.accelerator, boot);
@@ -217,11 +241,6 @@ impl SnpGuest {
         let replaces = addition.windows(6).any(|name| name == b"\0init\0");
         ensure!(!replaces, "the addition has an /init of its own");
         agent_of(&self.image)
-    }
-
-    /// The digest of a file, for a test to compare.
-    pub fn digest(path: &Path) -> Result<[u8; 32]> {
-        Ok(sha256(&fs::read(path)?))
     }
 }
 

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{Chip, SnpGuest, Workspace, agent_of, development_root};
+use qemu_tests::exit::{EVIDENCE_MALFORMED, EVIDENCE_REFUSED, STALLED, THROTTLED};
+use qemu_tests::{
+    Chip, MINIMUM, SnpGuest, SnpScenario, Workspace, agent_of, development_root, owned,
+};
 use snp_device::Answer;
-use software_snp::Product;
+use software_snp::{Product, table};
 
 /// What the agent's collection calls a stall, and a little more.
 const STALL: Duration = Duration::from_secs(14);
@@ -88,5 +91,125 @@ fn the_agent_is_the_released_one() -> Result<()> {
     let guest = SnpGuest::prepare(&Workspace::create("snp-agent")?)?;
     let released = qemu_tests::Image::of("release")?;
     ensure!(guest.agent_digest()? == agent_of(&released)?);
+    Ok(())
+}
+
+/// A node joins and rejoins; its device is a fresh boot's each time.
+#[test]
+fn a_node_joins_and_rejoins() -> Result<()> {
+    let scenario = SnpScenario::new("join")?;
+    let node = scenario.node("worker-0", &scenario.honest()?)?;
+    node.start("join")?.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+/// What a Turin chip has of its own, in a whole boot.
+#[test]
+fn a_node_on_a_turin_chip_joins() -> Result<()> {
+    let scenario = SnpScenario::with("turin", Product::Turin, "sev-snp")?;
+    let node = scenario.node("worker-0", &scenario.honest()?)?;
+    node.start("join")?.expect_unlocked(1)
+}
+
+/// Another command line is another launch measurement, computed from what really boots.
+#[test]
+fn another_command_line_is_refused() -> Result<()> {
+    let mut scenario = SnpScenario::new("cmdline")?;
+    let more = format!("{} quiet", owned(&scenario.site));
+    scenario.boot = scenario.guest.boot("sev-snp", &more)?;
+    scenario.expect_refused(
+        "worker-0",
+        &scenario.honest()?,
+        &["launch measurement of image `test`"],
+    )?;
+    Ok(())
+}
+
+/// Every rule about what a good key signs.
+#[test]
+fn guests_that_break_the_policy_are_refused() -> Result<()> {
+    let scenario = SnpScenario::new("policy")?;
+    let honest = scenario.honest()?;
+    let mut debug = honest.clone();
+    debug.report.policy |= 1 << 19;
+    scenario.expect_refused("debug", &debug, &["guest policy: debug"])?;
+    let mut migration = honest.clone();
+    migration.report.policy |= 1 << 18;
+    scenario.expect_refused("migration", &migration, &["guest policy: migration agent"])?;
+    let mut vmpl = honest;
+    vmpl.report.vmpl = 1;
+    scenario.expect_refused("vmpl", &vmpl, &["VMPL"])?;
+    let mut old = scenario.chip.clone();
+    old.tcb.microcode = MINIMUM.microcode - 1;
+    let old = old.guest(scenario.guest.measurement(&scenario.boot)?)?;
+    scenario.expect_refused("tcb", &old, &["reported TCB: microcode"])?;
+    Ok(())
+}
+
+/// A key that the policy does not ask for, and one that nobody trusts.
+#[test]
+fn guests_with_another_key_are_refused() -> Result<()> {
+    let scenario = SnpScenario::new("keys")?;
+    let chain = scenario.chip.root.chain(Product::Milan);
+    let mut vlek = scenario.honest()?;
+    vlek.leaf = scenario.chip.vlek()?;
+    vlek.report = vlek.report.with_vlek();
+    vlek.certificates = table::encode(&[
+        (table::VLEK, vlek.leaf.certificate()),
+        (table::ASK, &chain.asvk),
+        (table::ARK, &chain.ark),
+    ]);
+    scenario.expect_refused("vlek", &vlek, &["VLEK"])?;
+    let impostor = Chip::new(&development_root("impostor")?, Product::Milan, 1);
+    let impostor = impostor.guest(scenario.guest.measurement(&scenario.boot)?)?;
+    scenario.expect_refused("impostor", &impostor, &["not signed by the ASK"])?;
+    Ok(())
+}
+
+/// Reports that a good key signed for somebody else.
+#[test]
+fn reports_of_other_boots_and_guests_are_refused() -> Result<()> {
+    let scenario = SnpScenario::new("relay")?;
+    let honest = scenario.honest()?;
+    let collected = scenario.guest.collect("earlier", &honest, 1)?;
+    let earlier = collected.into_iter().next().context("no report")?;
+    let mut replayed = honest.clone();
+    replayed.answers = vec![Answer::Fixed(earlier.report)];
+    scenario.expect_refused("replay", &replayed, &["REPORT_DATA"])?;
+    let other = Chip::new(&scenario.chip.root, Product::Milan, 2);
+    let other = other.guest(honest.report.measurement)?;
+    let report = other.report.signed_by(&other.leaf)?;
+    let mut relayed = other;
+    relayed.answers = vec![Answer::Fixed(report.to_vec())];
+    scenario.expect_refused("relay", &relayed, &["REPORT_DATA"])?;
+    Ok(())
+}
+
+/// Interfaces that give no report: the agent ends the boot with the number of the reason.
+#[test]
+fn an_agent_without_evidence_says_why() -> Result<()> {
+    let scenario = SnpScenario::new("no-evidence")?;
+    let cases = [
+        ("throttled", Answer::busy(), THROTTLED),
+        ("gave-up", Answer::throttled_for_good(3000), THROTTLED),
+        ("stalled", Answer::Stall, STALLED),
+        ("unread", Answer::StallUnread, STALLED),
+        ("status", Answer::Status(0x16), EVIDENCE_REFUSED),
+        ("firmware", Answer::firmware(0x16), EVIDENCE_REFUSED),
+        ("report-size", Answer::ReportSize(1183), EVIDENCE_MALFORMED),
+        (
+            "certs-len",
+            Answer::CertificatesLength(0),
+            EVIDENCE_MALFORMED,
+        ),
+    ];
+    for (name, answer, code) in cases {
+        let mut behaviour = scenario.honest()?;
+        behaviour.answers = vec![answer];
+        let node = scenario.node(name, &behaviour)?;
+        let ended = node.start("boot")?.expect_exit(&[code]);
+        ended.with_context(|| format!("interface {name}"))?;
+        ensure!(node.state.is_blank()?, "{name}: the node wrote to its disk");
+    }
     Ok(())
 }

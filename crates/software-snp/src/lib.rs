@@ -14,6 +14,7 @@ mod crl;
 mod der;
 mod keys;
 mod leaf;
+mod pem;
 mod product;
 mod report;
 mod root;
@@ -22,6 +23,7 @@ pub mod table;
 
 pub use crl::CrlFields;
 pub use leaf::{Leaf, LeafFields, LeafKind};
+pub use pem::pem;
 pub use product::{Product, Tcb};
 pub use report::ReportFields;
 pub use root::{Chain, DevelopmentRoot};
