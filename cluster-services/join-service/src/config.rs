@@ -1,5 +1,6 @@
 //! The configuration file; docs/operate-services.md documents every key.
 
+use crate::endorse::EndorsementConfig;
 use identity::{ClusterId, KeyVersion};
 use owner::OwnerFingerprint;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -40,6 +41,9 @@ pub struct Config {
     pub admission_key: AdmissionKeyConfig,
     /// What nodes are appraised against.
     pub documents: DocumentConfig,
+    /// Certificates of the keys that sign SEV-SNP reports; absent: only what nodes bring themselves.
+    #[serde(default)]
+    pub endorsements: Option<EndorsementConfig>,
     /// Where the records are.
     pub store: StoreConfig,
     /// Where keys come from.

@@ -1,6 +1,6 @@
 //! The front door: limits first, then attested TLS, then a peer that was appraised.
 
-use crate::{config::LimitConfig, failure::outcome};
+use crate::{config::LimitConfig, endorse::Endorsers, failure::outcome};
 use api::Class;
 use appraisal::{
     Answer, AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret, Endorsements,
@@ -152,6 +152,7 @@ fn report(error: &HandshakeError, source: IpAddr) {
 #[derive(Debug)]
 pub struct Desk {
     rules: Watched<Appraiser>,
+    endorsers: Endorsers,
     key: AdmissionKey,
     audit: AuditLog,
     /// By proven attester; `None` is everybody who proved nothing.
@@ -168,9 +169,15 @@ pub struct Challenged {
 impl Desk {
     /// A desk that acts for the owner of `key`.
     #[must_use]
-    pub fn new(rules: Watched<Appraiser>, key: AdmissionKey, audit: AuditLog) -> Self {
+    pub fn new(
+        rules: Watched<Appraiser>,
+        endorsers: Endorsers,
+        key: AdmissionKey,
+        audit: AuditLog,
+    ) -> Self {
         Self {
             rules,
+            endorsers,
             key,
             audit,
             refusals: RateLimit::new(REFUSALS_PER_SECOND, REFUSALS_BURST),
@@ -249,6 +256,8 @@ impl attested_tls::Appraiser for Desk {
     ) -> Result<Appraised, Refusal> {
         let Challenged { rules, claim } = challenged;
         let attester = claim.claimed_identity();
+        let now = crate::tickets::now().0;
+        let found = self.endorsers.find(&rules, &request.evidence, now);
         let answer = Answer {
             activated: request
                 .activated
@@ -256,8 +265,11 @@ impl attested_tls::Appraiser for Desk {
                 .map(|secret| &secret.expose_secret()[..]),
             evidence: &request.evidence,
             binding: &request.binding,
-            endorsements: Endorsements::default(),
-            now: crate::tickets::now().0,
+            endorsements: Endorsements {
+                leaf: found.leaf.as_deref(),
+                revocations: found.revocation_list.as_deref(),
+            },
+            now,
         };
         rules
             .appraise(claim, &answer)

@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod documents;
+pub mod endorse;
 pub mod failure;
 pub mod handshake;
 pub mod keys;

@@ -3,6 +3,7 @@
 use crate::{
     config::{AdmissionKeyConfig, Config},
     documents::{self, DocumentWatch, DocumentsError},
+    endorse::Endorsers,
     handshake::{Desk, Door},
     keys::{self, KeyClient},
     operator::{self, Admin, OperatorDoor},
@@ -80,6 +81,9 @@ pub enum StartError {
     /// There are no rules to appraise by.
     #[error("no policy and reference values, no join service")]
     Documents(#[source] WatchError<DocumentsError>),
+    /// The folder of certificates cannot be used.
+    #[error("no endorsements, no join service")]
+    Endorsements(#[source] endorsements::OpenError),
     /// The client of the key service cannot be set up.
     #[error("cannot set up the client of the key service")]
     KeyService(#[source] keys::SetupError),
@@ -119,7 +123,9 @@ impl JoinService {
         let (watch, rules) = documents::open(&config.documents, config.owner, store.clone())
             .map_err(StartError::Documents)?;
         log_rules(&rules.current());
-        let desk = Desk::new(rules, key, audit.clone());
+        let endorsers = Endorsers::open(config.endorsements.as_ref(), rules.current().policy())
+            .map_err(StartError::Endorsements)?;
+        let desk = Desk::new(rules, endorsers, key, audit.clone());
         let keys = KeyClient::new(&config.key_service, readiness.clone())
             .map_err(StartError::KeyService)?;
         let socket = |source| StartError::OperatorSocket {

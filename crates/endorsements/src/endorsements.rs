@@ -4,14 +4,18 @@ use crate::{
     AuthoritySet, EndorsementId, FetchConfig, Kds, KdsError, Store, StoreError,
     fetcher::{Fetcher, Wanted},
 };
-use snp::{Authorities, KeyKind, UnixTime};
+use snp::{Authorities, AuthorityError, KeyKind, Leaf, Product, Report, UnixTime};
 use std::{
+    collections::HashMap,
     fmt, io,
     path::PathBuf,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use thiserror::Error;
+
+/// How old a revocation list may be before it is fetched again.
+const REFRESH: Duration = Duration::from_secs(86_400);
 
 /// What time it is; an edge's to know.
 pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
@@ -49,10 +53,22 @@ impl fmt::Debug for Config {
     }
 }
 
+/// What vouches for a report's key, as far as it is here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The certificate, DER.
+    pub leaf: Option<Vec<u8>>,
+    /// The revocation list of its root, DER.
+    pub revocation_list: Option<Vec<u8>>,
+}
+
 /// Why there are no endorsements.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
+    /// The pinned certificates are broken. Class: internal.
+    #[error("authorities")]
+    Authorities(#[source] AuthorityError),
     /// Class: malformed.
     #[error("address of the key distribution service")]
     Kds(#[source] KdsError),
@@ -69,6 +85,8 @@ pub struct Endorsements {
     store: Arc<Store>,
     clock: Clock,
     fetcher: Option<Fetcher>,
+    /// When each revocation list was last scheduled.
+    refreshed: Mutex<HashMap<Product, Instant>>,
 }
 
 impl Endorsements {
@@ -89,6 +107,7 @@ impl Endorsements {
             store,
             clock: config.clock,
             fetcher,
+            refreshed: Mutex::default(),
         })
     }
 
@@ -108,15 +127,65 @@ impl Endorsements {
     #[must_use]
     pub fn request_revocation_list(&self, authorities: &Authorities) -> Option<Vec<u8>> {
         let found = self.store.revocation_list(authorities, (self.clock)());
-        if found.is_none() {
+        if found.is_none() || self.is_refresh_due(authorities.product()) {
             self.schedule(Wanted::List(authorities.product()));
         }
         found
     }
 
-    /// Fetches the revocation list of a root again, before the one in the store ends.
-    pub fn refresh_revocation_list(&self, authorities: &Authorities) {
-        self.schedule(Wanted::List(authorities.product()));
+    /// Lists are in force for a year, and a revocation is news: a list that is there is fetched again
+    /// after each start and then once a day, as long as somebody asks for it.
+    fn is_refresh_due(&self, product: Product) -> bool {
+        let now = Instant::now();
+        let mut refreshed = self
+            .refreshed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let last = refreshed.get(&product);
+        let due = last.is_none_or(|last| now.duration_since(*last) > REFRESH);
+        if due {
+            refreshed.insert(product, now);
+        }
+        due
+    }
+
+    /// What is here for a report that a certificate of one of `authorities` could vouch for; what is
+    /// not is scheduled, except a certificate that is `in_table`, the host's table of certificates.
+    #[must_use]
+    pub fn find(
+        &self,
+        report: &Report<'_>,
+        authorities: &[&Authorities],
+        in_table: Option<&[u8]>,
+    ) -> Found {
+        let ids = authorities.iter().filter_map(|authorities| {
+            let id = EndorsementId::of_report(report, authorities.product())?;
+            Some((*authorities, id))
+        });
+        let mut ids: Vec<_> = ids.collect();
+        if let Some(given) = in_table.and_then(|der| given(report, der)) {
+            // The host says which line it is; what it gives is to be verified all the same.
+            if let Some(position) = ids.iter().position(|(_, id)| *id == given) {
+                let leaf = self.store.leaf(&given, (self.clock)());
+                return self.with_list(leaf, ids.swap_remove(position).0);
+            }
+        }
+        for (authorities, id) in &ids {
+            if let Some(leaf) = self.request(id) {
+                return self.with_list(Some(leaf), authorities);
+            }
+        }
+        match ids.first() {
+            Some((authorities, _)) => self.with_list(None, authorities),
+            None => Found::default(),
+        }
+    }
+
+    fn with_list(&self, leaf: Option<Vec<u8>>, authorities: &Authorities) -> Found {
+        Found {
+            leaf,
+            revocation_list: self.request_revocation_list(authorities),
+        }
     }
 
     /// The store.
@@ -139,4 +208,10 @@ impl fmt::Debug for Endorsements {
             .field("fetcher", &self.fetcher)
             .finish_non_exhaustive()
     }
+}
+
+/// What a certificate of the host's table says it is.
+fn given(report: &Report<'_>, der: &[u8]) -> Option<EndorsementId> {
+    let leaf = Leaf::parse(report.signing_key?, der).ok()?;
+    Some(EndorsementId::of_leaf(&leaf))
 }

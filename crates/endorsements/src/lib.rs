@@ -29,7 +29,7 @@ mod store;
 
 pub use authorities::{AuthoritySet, Mismatch, RejectedLeaf};
 pub use bundle::{Bundle, BundleError, Imported};
-pub use endorsements::{Clock, Config, Endorsements, OpenError, system_clock};
+pub use endorsements::{Clock, Config, Endorsements, Found, OpenError, system_clock};
 pub use fetcher::FetchConfig;
 pub use id::EndorsementId;
 pub use kds::{FetchError, KDS_URL, Kds, KdsError};

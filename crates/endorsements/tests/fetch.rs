@@ -15,9 +15,10 @@ mod kds;
 use development::{
     NOW, ROOT, TCB, authorities, endorsements, list, quick, store, vcek, vlek, wait,
 };
-use endorsements::{EndorsementId, FetchConfig, FetchError, Kds as Client};
+use endorsements::{EndorsementId, FetchConfig, FetchError, Found, Kds as Client};
 use kds::{Answer, Kds};
-use software_snp::{Product, Tcb};
+use snp::Report;
+use software_snp::{Product, ReportFields, Tcb};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -280,28 +281,70 @@ fn revocation_lists_are_fetched_and_an_older_one_is_not_taken() {
         list(Product::Turin, NOW.0 - 9000),
         list(Product::Turin, NOW.0 - 1000),
     );
-    let answers = [newer.clone(), older];
-    let kds = Kds::start(move |_, before| Answer::Body(answers[before.min(1)].clone()));
-    let folder = tempdir().unwrap();
-    let endorsements = endorsements(folder.path(), &kds.url, quick());
     let authorities = authorities();
     let turin = authorities.iter().nth(2).unwrap();
-    assert_eq!(endorsements.request_revocation_list(turin), None);
-    assert_eq!(wait(|| endorsements.request_revocation_list(turin)), newer);
-    assert_eq!(kds.paths()[0], "/vcek/v1/Turin/crl");
-    wait(|| {
-        endorsements.refresh_revocation_list(turin);
-        (kds.paths().len() >= 2).then_some(())
-    });
-    thread::sleep(MOMENT);
-    assert_eq!(
-        endorsements.request_revocation_list(turin),
-        Some(newer.clone())
-    );
-    assert_eq!(
-        store(folder.path()).revocation_list(turin, NOW),
-        Some(newer)
-    );
+    let folder = tempdir().unwrap();
+    // Each start asks for news once.
+    for (answer, expected) in [(&older, &older), (&newer, &newer), (&older, &newer)] {
+        let answer = answer.clone();
+        let kds = Kds::start(move |_, _| Answer::Body(answer.clone()));
+        let endorsements = endorsements(folder.path(), &kds.url, quick());
+        wait(|| endorsements.request_revocation_list(turin));
+        wait(|| (!kds.paths().is_empty()).then_some(()));
+        thread::sleep(MOMENT);
+        let found = endorsements.request_revocation_list(turin);
+        assert_eq!(found.as_ref(), Some(expected));
+        assert_eq!(kds.paths(), ["/vcek/v1/Turin/crl"]);
+        drop(endorsements);
+        let stored = store(folder.path()).revocation_list(turin, NOW);
+        assert_eq!(stored.as_ref(), Some(expected));
+    }
+}
+
+/// A host that gives the right certificate costs no request for one.
+#[test]
+fn what_the_host_gives_is_not_fetched() {
+    let (id, der) = vcek(Product::Genoa, 1, TCB);
+    let (_, other) = vcek(Product::Genoa, 2, TCB);
+    let key = ROOT
+        .vcek(Product::Genoa, &development::chip(1), TCB)
+        .unwrap();
+    let fields = ReportFields::new(Product::Genoa, development::chip(1), TCB);
+    let authorities = authorities();
+    let all: Vec<_> = authorities.iter().collect();
+    for version in [2, 3] {
+        let report = fields
+            .clone()
+            .with_version(version)
+            .signed_by(&key)
+            .unwrap();
+        let report = Report::parse(&report).unwrap();
+        let kds = Kds::start(|_, _| Answer::Status(404, ""));
+        let folder = tempdir().unwrap();
+        let endorsements = endorsements(folder.path(), &kds.url, quick());
+        let nothing = Found::default();
+        assert_eq!(endorsements.find(&report, &all, Some(&der)), nothing);
+        wait(|| (!kds.paths().is_empty()).then_some(()));
+        thread::sleep(MOMENT);
+        assert_eq!(kds.paths(), ["/vcek/v1/Genoa/crl"]);
+        // A wrong one does not help, nor does garbage: what is needed is fetched.
+        assert_eq!(endorsements.find(&report, &all, Some(&other)), nothing);
+        assert_eq!(endorsements.find(&report, &all, Some(b"garbage")), nothing);
+        let genoa = "/vcek/v1/Genoa/01";
+        wait(|| {
+            kds.paths()
+                .iter()
+                .any(|path| path.starts_with(genoa))
+                .then_some(())
+        });
+        // What was imported is found.
+        let bundle = endorsements::Bundle::of_leaves(vec![(id.kind(), der.clone())]);
+        bundle.import(endorsements.store(), NOW).unwrap();
+        for in_table in [None, Some(&der[..]), Some(&other[..])] {
+            let found = endorsements.find(&report, &all, in_table);
+            assert_eq!(found.leaf.as_ref(), Some(&der));
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "appraisal",
             "attested-tls",
             "audit",
+            "endorsements",
             "evidence",
             "identity",
             "owner",
