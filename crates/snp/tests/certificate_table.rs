@@ -1,10 +1,5 @@
 //! Certificate tables from a hostile host.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use snp::{
     CertificateTable, CertificateTableError as Error,

@@ -1,10 +1,5 @@
 //! Reports and authorities under a development root: what passes, and each thing that refuses.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/development.rs"]
 mod development;

@@ -1,10 +1,5 @@
 //! Azure's paravisor reports: the captured ones, and what must refuse.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/captured.rs"]
 mod captured;

@@ -1,10 +1,5 @@
 //! The pinned certificates.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use aws_lc_rs::digest::{SHA256, digest};
 use snp::{Authorities, AuthorityCertificates, Product};

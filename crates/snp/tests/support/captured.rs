@@ -8,6 +8,7 @@ use base64::{
 use serde_json::Value;
 use snp::{Authorities, Product, UnixTime};
 use vectors::vector;
+use x509::x509_cert::der::DateTime;
 
 /// A report, the certificate beside it, and a time at which that is valid.
 pub(crate) struct Captured {
@@ -173,18 +174,8 @@ pub(crate) fn authorities(product: Product) -> Authorities {
 
 /// Midnight of a day, `2024-01-31`, in UTC.
 pub(crate) fn moment(day: &str) -> UnixTime {
-    let numbers: Vec<u64> = day.split('-').map(|part| part.parse().unwrap()).collect();
-    let [year, month, day] = numbers[..] else {
-        panic!("{day}");
-    };
-    // Days of a civil date, years from March on.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    UnixTime((days - 719_468) * 86_400)
+    let midnight: DateTime = format!("{day}T00:00:00Z").parse().unwrap();
+    UnixTime(midnight.unix_duration().as_secs())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
