@@ -50,13 +50,32 @@ fn captured_claims_are_vouched_for_and_name_the_key() {
     }
 }
 
+/// A report of version 2: the product line is its certificate's.
 #[test]
-fn the_captured_older_blob_parses_and_every_truncation_of_it_refuses() {
-    let Some(blob) = vector("azure-snp/verifier__az-snp-vtpm__hcl-report.bin") else {
+fn an_older_captured_blob_is_vouched_for_too() {
+    let folder = "azure-snp/verifier__az-snp-vtpm__";
+    let read = |name| vector(&format!("{folder}{name}"));
+    let (Some(blob), Some(leaf)) = (read("hcl-report.bin"), read("vcek.pem")) else {
         return;
     };
     let hcl = HclReport::parse(&blob).unwrap();
-    assert_eq!(Report::parse(hcl.hardware_report()).unwrap().version, 2);
+    let report = Report::parse(hcl.hardware_report()).unwrap();
+    assert_eq!((report.version, report.product), (2, None));
+    let now = captured::moment("2024-01-01");
+    let leaf = captured::authorities(snp::Product::Milan)
+        .authenticate_leaf(KeyKind::Vcek, &captured::der(leaf), None, now)
+        .unwrap();
+    let verified = leaf.verify(report).unwrap();
+    assert_eq!(verified.product(), snp::Product::Milan);
+    let key = hcl.authenticate(&verified).unwrap().attestation_key;
+    assert_eq!(key.modulus.len(), 256);
+}
+
+#[test]
+fn every_truncation_of_a_captured_blob_into_its_claims_refuses() {
+    let Some(blob) = vector("azure-snp/verifier__az-snp-vtpm__hcl-report.bin") else {
+        return;
+    };
     let json = blob.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     for length in 0..json {
         assert!(HclReport::parse(&blob[..length]).is_err(), "{length}");
