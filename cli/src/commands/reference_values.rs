@@ -88,6 +88,7 @@ impl Add {
             roles: self.roles,
             pcrs: measurements.pcrs,
             sev_snp: measurements.sev_snp,
+            azure_sev_snp: None,
             events: measurements.events,
         });
         save(&self.file, document)

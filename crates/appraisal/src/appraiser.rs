@@ -103,6 +103,8 @@ impl Appraiser {
         answer: &Answer<'_>,
     ) -> Result<Appraised, AppraisalError> {
         let kind = challenged.kind();
+        // Again, because the claim may have been accepted by the rules that these replaced.
+        self.accept_kind(kind)?;
         match (challenged.0, answer.evidence) {
             (Claimed::AzureSevSnp, Evidence::AzureSevSnp(evidence)) => self.azure(evidence, answer),
             (Claimed::SevSnp, Evidence::SevSnp(evidence)) => self.sev_snp(kind, evidence, answer),
@@ -127,7 +129,7 @@ impl Appraiser {
         let (ak, identity) = ak.activate(answer.activated.unwrap_or_default())?;
         let quote = self.quote(kind, ak.signing_key(), evidence, answer)?;
         quote.check_latch()?;
-        let image = self.image(None, Some(&quote))?;
+        let image = self.image(kind, None, Some(&quote))?;
         let claims = Claims {
             tpm: Some(quote.into_claims()),
             sev_snp: None,
@@ -146,7 +148,7 @@ impl Appraiser {
         let (report, certificates) = (&evidence.report, &evidence.certificates);
         let accepted = AcceptedReport::accept(report, certificates, policy, answer)?;
         accepted.check_report_data(answer.binding.as_bytes())?;
-        let image = self.image(Some(&accepted.report), None)?;
+        let image = self.image(kind, Some(&accepted.report), None)?;
         let report_id = *accepted.report.report().report_id;
         let claims = Claims {
             tpm: None,
@@ -192,7 +194,7 @@ impl Appraiser {
         let key = SigningKey::rsassa(modulus, exponent);
         let quote = self.quote(kind, &key, &evidence.quote, answer)?;
         quote.check_latch()?;
-        let image = self.image(Some(&accepted.report), Some(&quote))?;
+        let image = self.image(kind, Some(&accepted.report), Some(&quote))?;
         let claims = Claims {
             tpm: Some(quote.into_claims()),
             sev_snp: Some(accepted.into_claims()),
@@ -214,10 +216,12 @@ impl Appraiser {
     /// The one image whose reference values fit all that counts.
     fn image(
         &self,
+        kind: EvidenceKind,
         report: Option<&AuthenticatedReport<'_>>,
         quote: Option<&AuthenticatedQuote<'_>>,
     ) -> Result<&Image, AppraisalError> {
         let booted = Booted {
+            kind,
             pcrs: quote.map(AuthenticatedQuote::pcrs),
             report,
         };

@@ -125,9 +125,14 @@ pub struct ImageDocument {
     /// For each PCR the values it may have; for kinds whose PCRs count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pcrs: Option<ByPcr<Vec<PcrValue>>>,
-    /// What an SEV-SNP report says of the launch; for kinds with a report.
+    /// What an SEV-SNP report says of the launch of this image; for kinds `sev-snp` and
+    /// `sev-snp-vtpm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sev_snp: Option<SnpImageDocument>,
+    /// What the report under Azure's paravisor says of the launch of the paravisor, which this image
+    /// may run in; for kind `azure-sev-snp`, beside `pcrs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_sev_snp: Option<SnpImageDocument>,
     /// For some PCRs the events that lead to the value, in order. They explain a mismatch to the
     /// operator and decide nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use crate::{
     LATCH_PCR,
     appraised::AttesterIdentity,
     certificate::{Certificate, Issuers},
-    document::{AuthorityDocument, Kind, PolicyDocument, TpmDocument, VERSION},
+    document::{AuthorityDocument, Kind, PolicyDocument, SnpDocument, TpmDocument, VERSION},
     error::{LoadError, rule},
 };
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
@@ -68,6 +68,17 @@ impl Policy {
         let tpm = section("tpm", wants(EvidenceKind::Tpm), document.tpm)?;
         let sev_snp = section("sev_snp", reports, document.sev_snp)?;
         let azure = EvidenceKind::AzureSevSnp;
+        if let (
+            true,
+            Some(SnpDocument {
+                vmpl: vmpl @ 1.., ..
+            }),
+        ) = (wants(azure), &sev_snp)
+        {
+            let expected =
+                "0 with `azure-sev-snp`: what runs below a paravisor asks for reports too";
+            return Err(rule("sev_snp.vmpl", expected, format!("{vmpl}")));
+        }
         let azure = section("azure_sev_snp", wants(azure), document.azure_sev_snp)?;
         let vtpm = EvidenceKind::SevSnpVtpm;
         let vtpm = section("sev_snp_vtpm", wants(vtpm), document.sev_snp_vtpm)?;

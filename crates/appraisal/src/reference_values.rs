@@ -4,7 +4,7 @@ mod launch;
 
 use crate::{
     LATCH_PCR,
-    document::{ImageDocument, PcrValue, ReferenceValuesDocument},
+    document::{ImageDocument, PcrValue, ReferenceValuesDocument, SnpImageDocument},
     error::{LaunchMismatch, LoadError, PcrMismatch, rule},
     policy::{Policy, check_version, non_empty},
 };
@@ -30,6 +30,7 @@ pub struct ReferenceValues {
 /// What evidence says about what was booted, each part where the evidence has it and it counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Booted<'a, 'r> {
+    pub(crate) kind: EvidenceKind,
     pub(crate) pcrs: Option<&'a BTreeMap<u32, [u8; 32]>>,
     pub(crate) report: Option<&'a AuthenticatedReport<'r>>,
 }
@@ -56,6 +57,7 @@ pub struct Image {
     roles: Vec<Role>,
     pcrs: Option<BTreeMap<u32, Vec<PcrValue>>>,
     launch: Option<Launch>,
+    paravisor: Option<Launch>,
     events: BTreeMap<u32, Vec<ExpectedEvent>>,
 }
 
@@ -64,7 +66,7 @@ impl ReferenceValues {
     ///
     /// # Errors
     /// If the JSON has another shape, an unknown or a missing field, an empty list, two images with
-    /// one name, or an image whose PCR 15 may be anything but zero.
+    /// one name, an image whose PCR 15 may be anything but zero, or a paravisor without PCRs.
     pub fn parse(json: &[u8]) -> Result<Self, LoadError> {
         let document: ReferenceValuesDocument =
             serde_json::from_slice(json).map_err(|source| LoadError::Json {
@@ -134,7 +136,7 @@ impl ReferenceValues {
         for (i, a) in serving.iter().enumerate() {
             for b in serving.iter().skip(i.saturating_add(1)) {
                 let same_pcrs = pcrs.iter().all(|pcr| a.shares_value(b, *pcr));
-                let same_launch = !kind.has_report() || a.shares_launch(b);
+                let same_launch = !kind.has_report() || a.shares_launch(b, kind);
                 if same_pcrs && same_launch {
                     let got = format!(
                         "`{}` and `{}` accept the same {kind} evidence",
@@ -181,12 +183,19 @@ impl Image {
             });
             (pcr, events.collect())
         });
-        let launch = document
-            .sev_snp
-            .map(|document| Launch::parse(&field("sev_snp"), document));
+        let launch = |name, document: Option<SnpImageDocument>| {
+            let launch = document.map(|document| Launch::parse(&field(name), document));
+            launch.transpose()
+        };
+        let paravisor = launch("azure_sev_snp", document.azure_sev_snp)?;
+        if paravisor.is_some() && pcrs.is_none() {
+            let expected = "`pcrs` beside it: a paravisor says nothing about the image";
+            return Err(rule(field("azure_sev_snp"), expected, "none"));
+        }
         Ok(Self {
             events: events.collect(),
-            launch: launch.transpose()?,
+            launch: launch("sev_snp", document.sev_snp)?,
+            paravisor,
             name,
             roles,
             pcrs,
@@ -207,7 +216,7 @@ impl Image {
 
     /// Whether the image has what evidence of `kind` is compared with; PCRs it has, it has all of.
     fn serves(&self, kind: EvidenceKind, judged: &[u32]) -> Result<bool, LoadError> {
-        if kind.has_report() && self.launch.is_none() {
+        if kind.has_report() && self.launch(kind).is_none() {
             return Ok(false);
         }
         let Some(pcrs) = &self.pcrs else {
@@ -221,6 +230,16 @@ impl Image {
         Ok(true)
     }
 
+    /// What a report of this kind is compared with. A paravisor's launch is never enough for a bare
+    /// report, nor an image's own for a paravisor: whoever runs in either would be taken for the other.
+    fn launch(&self, kind: EvidenceKind) -> Option<&Launch> {
+        match kind {
+            EvidenceKind::AzureSevSnp => self.paravisor.as_ref(),
+            EvidenceKind::SevSnp | EvidenceKind::SevSnpVtpm => self.launch.as_ref(),
+            EvidenceKind::Tpm => None,
+        }
+    }
+
     /// What differs; `None` if the image says nothing about evidence of this kind.
     pub(crate) fn mismatches(&self, booted: Booted<'_, '_>) -> Option<Mismatches> {
         let pcrs = match (booted.pcrs, &self.pcrs) {
@@ -228,7 +247,7 @@ impl Image {
             (Some(quoted), Some(pcrs)) => differing(pcrs, quoted),
             (Some(_), None) => return None,
         };
-        let launch = match (booted.report, &self.launch) {
+        let launch = match (booted.report, self.launch(booted.kind)) {
             (None, _) => None,
             (Some(report), Some(launch)) => launch.mismatch(report.report()),
             (Some(_), None) => return None,
@@ -252,8 +271,8 @@ impl Image {
         values(self).iter().any(|value| others.contains(value))
     }
 
-    fn shares_launch(&self, other: &Self) -> bool {
-        match (&self.launch, &other.launch) {
+    fn shares_launch(&self, other: &Self, kind: EvidenceKind) -> bool {
+        match (self.launch(kind), other.launch(kind)) {
             (Some(a), Some(b)) => a.overlaps(b),
             _ => false,
         }

@@ -172,16 +172,19 @@ impl<'a> Search<'a, '_> {
         leaf.verify(self.report).map_err(ReportError::Verify)
     }
 
-    /// The verifier's own list, else the host's: an old one of the host's refuses by its date.
+    /// The verifier's own list, else the host's: one that is out of date refuses. Where the policy
+    /// wants a list anyway, a useless one of the host's is none, and the verifier's is waited for.
     fn revocations(&self, entry: &ProductPolicy) -> Result<Option<RevocationList>, ReportError> {
-        match self.answer.endorsements.revocations.or(self.table.crl) {
-            Some(der) => RevocationList::authenticate(der, &entry.authorities, self.now)
-                .map(Some)
-                .map_err(ReportError::Revocations),
-            None if self.policy.require_revocation_list => {
-                Err(ReportError::NoRevocationList(entry.product()))
-            }
-            None => Ok(None),
+        let required = self.policy.require_revocation_list;
+        let own = self.answer.endorsements.revocations;
+        let missing = || ReportError::NoRevocationList(entry.product());
+        let Some(der) = own.or(self.table.crl) else {
+            return if required { Err(missing()) } else { Ok(None) };
+        };
+        match RevocationList::authenticate(der, &entry.authorities, self.now) {
+            Ok(list) => Ok(Some(list)),
+            Err(_) if required && own.is_none() => Err(missing()),
+            Err(error) => Err(ReportError::Revocations(error)),
         }
     }
 
