@@ -8,6 +8,7 @@ use crate::{
     quote::AuthenticatedQuote,
     reference_values::{Booted, Image, Mismatches, ReferenceValues},
     report::AcceptedReport,
+    saved::SavedReport,
 };
 use alloc::{
     boxed::Box,
@@ -144,11 +145,15 @@ impl Appraiser {
         evidence: &SnpEvidence,
         answer: &Answer<'_>,
     ) -> Result<Appraised, AppraisalError> {
-        let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
-        let (report, certificates) = (&evidence.report, &evidence.certificates);
-        let accepted = AcceptedReport::accept(report, certificates, policy, answer)?;
-        accepted.check_report_data(answer.binding.as_bytes())?;
-        let image = self.image(kind, Some(&accepted.report), None)?;
+        let (image, accepted) = self.bare_report(
+            kind,
+            &SavedReport {
+                evidence,
+                report_data: answer.binding.as_bytes(),
+                endorsements: answer.endorsements,
+                now: answer.now,
+            },
+        )?;
         let report_id = *accepted.report.report().report_id;
         let claims = Claims {
             tpm: None,
@@ -158,6 +163,24 @@ impl Appraiser {
             report_id: Some(report_id),
             ..appraised(kind, AttesterIdentity::SevSnp, image, claims)
         })
+    }
+
+    /// Every rule about a bare report.
+    pub(crate) fn bare_report<'a>(
+        &self,
+        kind: EvidenceKind,
+        saved: &SavedReport<'a>,
+    ) -> Result<(&Image, AcceptedReport<'a>), AppraisalError> {
+        let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
+        let SnpEvidence {
+            report,
+            certificates,
+        } = saved.evidence;
+        let (endorsements, now) = (saved.endorsements, saved.now);
+        let accepted = AcceptedReport::accept(report, certificates, policy, endorsements, now)?;
+        accepted.check_report_data(saved.report_data)?;
+        let image = self.image(kind, Some(&accepted.report), None)?;
+        Ok((image, accepted))
     }
 
     /// A bare report, and PCRs of a vTPM that the host runs: they must be what its key signed for
@@ -185,7 +208,9 @@ impl Appraiser {
         let kind = EvidenceKind::AzureSevSnp;
         let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
         let hcl = HclReport::parse(&evidence.hcl_report).map_err(ReportError::Hcl)?;
-        let accepted = AcceptedReport::accept(hcl.hardware_report(), &[], policy, answer)?;
+        let (endorsements, now) = (answer.endorsements, answer.now);
+        let report = hcl.hardware_report();
+        let accepted = AcceptedReport::accept(report, &[], policy, endorsements, now)?;
         let vouched = hcl
             .authenticate(&accepted.report)
             .map_err(ReportError::Hcl)?;
@@ -264,7 +289,7 @@ impl Appraiser {
         })
     }
 
-    fn accept_kind(&self, kind: EvidenceKind) -> Result<(), AppraisalError> {
+    pub(crate) fn accept_kind(&self, kind: EvidenceKind) -> Result<(), AppraisalError> {
         if self.policy.kinds().contains(&kind) {
             return Ok(());
         }

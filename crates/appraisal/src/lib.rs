@@ -27,6 +27,7 @@ mod policy;
 mod quote;
 mod reference_values;
 mod report;
+mod saved;
 mod wanted;
 
 pub use appraised::{Appraised, AttesterIdentity, Claims, MalformedIdentity, SnpClaims, TpmClaims};
@@ -38,6 +39,7 @@ pub use error::{
 };
 pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};
+pub use saved::{Judged, SavedReport};
 pub use wanted::Wanted;
 
 /// PCR 15, the latch: extended before any code of the real root runs, so zero means that no key

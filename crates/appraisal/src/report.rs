@@ -2,7 +2,7 @@
 
 use crate::{
     appraised::SnpClaims,
-    appraiser::Answer,
+    appraiser::Endorsements,
     error::{AppraisalError, ErrorClass, FailedCheck, ReportError},
     policy::{ProductPolicy, SnpPolicy},
 };
@@ -31,7 +31,8 @@ impl<'a> AcceptedReport<'a> {
         report: &'a [u8],
         certificates: &[u8],
         policy: &SnpPolicy,
-        answer: &Answer<'_>,
+        endorsements: Endorsements<'_>,
+        now: u64,
     ) -> Result<Self, AppraisalError> {
         let parsed = Report::parse(report).map_err(ReportError::Report)?;
         let table = CertificateTable::parse(certificates).map_err(ReportError::CertificateTable)?;
@@ -49,8 +50,8 @@ impl<'a> AcceptedReport<'a> {
             report: parsed,
             table,
             policy,
-            answer,
-            now: UnixTime(answer.now),
+            endorsements,
+            now: UnixTime(now),
         };
         let (report, entry) = search.authenticate(&entries)?;
         let failed = rules(
@@ -97,7 +98,7 @@ struct Search<'a, 's> {
     report: Report<'a>,
     table: CertificateTable<'s>,
     policy: &'s SnpPolicy,
-    answer: &'s Answer<'s>,
+    endorsements: Endorsements<'s>,
     now: UnixTime,
 }
 
@@ -122,8 +123,8 @@ impl<'a> Search<'a, '_> {
                 KeyKind::Vcek => self.table.vcek,
                 KeyKind::Vlek => self.table.vlek,
             };
-            for leaf in self.answer.endorsements.leaf.into_iter().chain(hosts) {
-                let own = self.answer.endorsements.leaf == Some(leaf);
+            for leaf in self.endorsements.leaf.into_iter().chain(hosts) {
+                let own = self.endorsements.leaf == Some(leaf);
                 match self.verify(entry, leaf, revocations.as_ref()) {
                     Ok(report) => return Ok((report, entry)),
                     // A chip has one key for each TCB: no other certificate of it would verify more.
@@ -176,7 +177,7 @@ impl<'a> Search<'a, '_> {
     /// wants a list anyway, a useless one of the host's is none, and the verifier's is waited for.
     fn revocations(&self, entry: &ProductPolicy) -> Result<Option<RevocationList>, ReportError> {
         let required = self.policy.require_revocation_list;
-        let own = self.answer.endorsements.revocations;
+        let own = self.endorsements.revocations;
         let missing = || ReportError::NoRevocationList(entry.product());
         let Some(der) = own.or(self.table.crl) else {
             return if required { Err(missing()) } else { Ok(None) };
