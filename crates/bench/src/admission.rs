@@ -4,7 +4,7 @@ use crate::{
     attester::Attester,
     crowd,
     handshakes::Server,
-    installation::Installation,
+    installation::{self, Installation},
     report::{Goal, Report},
     statistics::{median, percentile},
     tickets::{Saturation, pace, saturate},
@@ -18,10 +18,10 @@ use std::time::Duration;
 const PEERS: usize = 32;
 
 /// Tickets and handshakes take turns, so that a machine that is busy for a while hits both.
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 
 /// One turn of tickets; one of handshakes takes half of it.
-const TURN: Duration = Duration::from_secs(5);
+pub(crate) const TURN: Duration = Duration::from_secs(5);
 
 /// At half the rate, for the latencies.
 const PACED: Duration = Duration::from_secs(15);
@@ -30,12 +30,9 @@ const PACED: Duration = Duration::from_secs(15);
 const MEMORY: Goal = Goal::AtMost(64.0);
 
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
-    let installation = Installation::start()?;
+    let installation = Installation::start("bench-tickets", installation::trust_tpms)?;
     let server = Server::start(&Workspace::create("bench-handshakes")?)?;
-    let peers: Vec<&[Attester]> = installation
-        .nodes
-        .chunks(installation.nodes.len().div_ceil(PEERS))
-        .collect();
+    let peers = peers(&installation);
     // Connections, code and allocators warm up unmeasured.
     tickets(&installation, &peers, TURN / 5)?;
     handshakes(&server, TURN / 10)?;
@@ -51,7 +48,14 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     installation.stop()
 }
 
-fn tickets(
+/// The nodes, a share for each peer.
+pub(crate) fn peers(installation: &Installation) -> Vec<&[Attester]> {
+    let share = installation.nodes.len().div_ceil(PEERS);
+    installation.nodes.chunks(share).collect()
+}
+
+/// As many tickets as can be had in one turn.
+pub(crate) fn tickets(
     installation: &Installation,
     peers: &[&[Attester]],
     turn: Duration,
@@ -74,11 +78,13 @@ fn handshakes(server: &Server, turn: Duration) -> Result<Saturation> {
     })
 }
 
+/// The median of what is asked of each round.
+pub(crate) fn of(rounds: &[Saturation], value: fn(&Saturation) -> f64) -> Result<f64> {
+    median(rounds.iter().map(value)).context("no round was measured")
+}
+
 /// Gives the rate at which tickets were issued.
 fn costs(report: &mut Report, issued: &[Saturation], greeted: &[Saturation]) -> Result<f64> {
-    let of = |rounds: &[Saturation], value: fn(&Saturation) -> f64| {
-        median(rounds.iter().map(value)).context("no round was measured")
-    };
     let ticket = of(issued, |round| round.cpu_us)?;
     let key_service = of(issued, |round| round.other_cpu_us)?;
     let handshake = of(greeted, |round| round.cpu_us)?;

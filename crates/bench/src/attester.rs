@@ -1,15 +1,14 @@
-//! A node as the services see it: real sessions of an attester whose TPM is its keys.
+//! A node as the services see it: real sessions of an attester whose TPM or processor is its keys.
 
+use crate::machine::Machine;
 use anyhow::{Context as _, Result, ensure};
 use api::{CommitRequest, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join};
 use attested_tls::{
-    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms,
-    EvidenceRequest, RpcClient, SealingKey, Start, TlsEnd,
+    AttesterProgress, AttesterSession, AttesterTerms, RpcClient, SealingKey, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, AttesterClaim, Evidence};
+use evidence::AdmissionPath;
 use identity::{DiskId, Generation, KeyVersion, Role};
 use owner::OwnerFingerprint;
-use software_tpm::keys::{KeyAuthority, KeyTpm};
 use std::{
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 /// A node that has joined or will.
 #[derive(Debug)]
 pub(crate) struct Attester {
-    tpm: KeyTpm,
+    machine: Machine,
     end: TlsEnd,
     site: Site,
     name: String,
@@ -45,10 +44,10 @@ pub(crate) struct Accepted {
 }
 
 impl Attester {
-    /// A node with a TPM of this authority, not joined.
-    pub(crate) fn new(authority: &KeyAuthority, site: Site, name: String) -> Result<Self> {
+    /// A node that has not joined.
+    pub(crate) fn new(machine: Machine, site: Site, name: String) -> Result<Self> {
         Ok(Self {
-            tpm: authority.manufacture()?,
+            machine,
             end: TlsEnd::generate()?,
             site,
             name,
@@ -75,8 +74,8 @@ impl Attester {
         Ok(())
     }
 
-    /// One ticket: connection, handshake with credential activation and quote, rejoin, the key
-    /// opened, Commit acknowledged. A boot of its own: another sealing key each time.
+    /// One ticket: connection, handshake with all that its kind of evidence takes, rejoin, the
+    /// key opened, Commit acknowledged. A boot of its own: another sealing key each time.
     pub(crate) fn rejoin(&self) -> Result<()> {
         let accepted = self.dial(AdmissionPath::Rejoin)?;
         let disk = self.disk.context("the node has not joined")?;
@@ -94,7 +93,7 @@ impl Attester {
         let sealing_key = SealingKey::generate()?;
         let terms = AttesterTerms {
             owner: self.site.owner,
-            claim: AttesterClaim::Tpm(self.tpm.identity().clone()),
+            claim: self.machine.claim(),
             sealing_key: sealing_key.public_key(),
         };
         let mut nonce = [0; 32];
@@ -115,7 +114,7 @@ impl Attester {
             match progress? {
                 AttesterProgress::Established => break,
                 AttesterProgress::NeedEvidence(request) => {
-                    session.supply_evidence(Ok(self.attest(&request)?))?;
+                    session.supply_evidence(Ok(self.machine.attest(&request)?))?;
                 }
                 AttesterProgress::Pending => {
                     session.read_tls(&mut stream)?;
@@ -125,19 +124,6 @@ impl Attester {
         Ok(Accepted {
             client: RpcClient::new(session.into_channel()?, stream, PATIENCE),
             sealing_key,
-        })
-    }
-
-    fn attest(&self, request: &EvidenceRequest) -> Result<Attestation> {
-        let challenge = request.challenge.as_ref().context("no challenge")?;
-        let activated = self.tpm.activate(challenge);
-        let activated = activated.context("a challenge for another TPM")?;
-        let activated = ActivatedSecret::from_slice(&activated).context("activated secret")?;
-        let data = request.binding.qualifying_data();
-        let quote = self.tpm.quote(&data, &request.pcrs).context("quote")?;
-        Ok(Attestation {
-            activated: Some(activated),
-            evidence: Evidence::Tpm(quote),
         })
     }
 }

@@ -1,7 +1,8 @@
-//! Both services as processes of their own, for TPMs that are only keys.
+//! Both services as processes of their own, for machines that are only keys.
 
 use crate::{
     attester::{Attester, Site},
+    machine::Maker,
     process::ProcessId,
 };
 use anyhow::{Context as _, Result};
@@ -46,11 +47,11 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// Starts the services and lets [`NODES`] nodes join.
-    pub(crate) fn start() -> Result<Self> {
-        let workspace = Workspace::create("bench-tickets")?;
+    /// Starts the services for machines of whom `trust` declares, and lets [`NODES`] of them join.
+    pub(crate) fn start(name: &str, trust: fn(&qemu_tests::Site) -> Result<Maker>) -> Result<Self> {
+        let workspace = Workspace::create(name)?;
         let mut site = qemu_tests::Site::create(&workspace)?;
-        let authority = trust(&site)?;
+        let maker = trust(&site)?;
         configure(&site)?;
         site.start()?;
         let id = |id: Option<u32>| id.map(ProcessId).context("a service does not run");
@@ -62,7 +63,7 @@ impl Installation {
             owner: site.owner.parse()?,
         };
         Ok(Self {
-            nodes: join_all(&authority, address)?,
+            nodes: join_all(&maker, address)?,
             join_service,
             key_service,
             idle,
@@ -85,7 +86,7 @@ impl Installation {
 
 /// Signs a policy for a new authority's TPMs, and reference values of all zero, which is what the
 /// PCRs of a TPM are that nobody extended.
-fn trust(site: &qemu_tests::Site) -> Result<KeyAuthority> {
+pub(crate) fn trust_tpms(site: &qemu_tests::Site) -> Result<Maker> {
     let root = KeyAuthority::new("bench root")?;
     let issuer = root.intermediate("bench issuer", |_| {})?;
     let path = |name: &str| site.dir().join(name);
@@ -101,7 +102,7 @@ fn trust(site: &qemu_tests::Site) -> Result<KeyAuthority> {
         .map(|pcr| (*pcr, zero.clone()))
         .collect();
     site.accept_image("bench", &json!({ "pcrs": pcrs }))?;
-    Ok(issuer)
+    Ok(Maker::Tpm(Box::new(issuer)))
 }
 
 fn configure(site: &qemu_tests::Site) -> Result<()> {
@@ -119,11 +120,15 @@ fn append(path: &Path, limits: &str) -> Result<()> {
     Ok(fs::write(path, text + limits)?)
 }
 
-fn join_all(authority: &KeyAuthority, site: Site) -> Result<Vec<Attester>> {
+fn join_all(maker: &Maker, site: Site) -> Result<Vec<Attester>> {
     let join = |thread: usize| -> Result<Vec<Attester>> {
         let indexes = (thread..NODES).step_by(THREADS);
         let nodes = indexes.map(|index| {
-            let mut node = Attester::new(authority, site, format!("worker-{index}"))?;
+            let mut node = Attester::new(
+                maker.manufacture(index.try_into()?)?,
+                site,
+                format!("worker-{index}"),
+            )?;
             node.join().with_context(|| format!("worker-{index}"))?;
             Ok(node)
         });

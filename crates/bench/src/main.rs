@@ -2,18 +2,21 @@
 //!
 //! Measured are the programs that users run: the built image in a virtual machine, and release
 //! builds of both services as processes of their own. Only the load is made here: thousands of
-//! attesters need keys without the TPM around them (`software_tpm::keys`). docs/benchmarks.md says
-//! what each row means.
+//! attesters need keys without the TPM or the processor around them (crates `software-tpm` and
+//! `software-snp`). docs/benchmarks.md says what each row means.
 
 mod admission;
+mod appraisals;
 mod attester;
 mod boots;
 mod clevis;
 mod crowd;
 mod handshakes;
 mod installation;
+mod machine;
 mod process;
 mod report;
+mod snp_tickets;
 mod statistics;
 mod tickets;
 
@@ -51,6 +54,8 @@ enum Group {
     Boots,
     /// The same for clevis and tang
     Clevis,
+    /// Appraisals of SEV-SNP reports, tickets for SEV-SNP guests
+    Snp,
     /// Tickets, handshakes, memory
     Tickets,
 }
@@ -67,6 +72,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut report = Report::default();
     if wanted(Group::Tickets) {
         admission::measure(&mut report).context("tickets")?;
+    }
+    if wanted(Group::Snp) {
+        appraisals::measure(&mut report).context("appraisals")?;
+        snp_tickets::measure(&mut report).context("tickets for SEV-SNP")?;
     }
     if wanted(Group::Boots) {
         boots::measure(&mut report).context("boots")?;

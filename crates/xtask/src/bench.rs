@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Where the figures go
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
-    /// Measure only these groups: `tickets`, `boots`, `clevis` [default: all]
+    /// Measure only these groups: `tickets`, `snp`, `boots`, `clevis` [default: all]
     #[arg(long)]
     only: Vec<String>,
 }
