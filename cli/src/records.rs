@@ -1,7 +1,8 @@
 //! Node records as the operator keeps them: listed by the join service, read by `recover`.
 
+use admission::{BootClaim, BootId, SealingKeyHash};
 use anyhow::{Context as _, Result, bail};
-use api::admin::{ListNodesResponse, Node, NodeRole, NodeState as StateMessage};
+use api::admin::{ListNodesResponse, Node, NodeRole, NodeState as StateMessage, SpentBoot};
 use appraisal::AttesterIdentity;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Records {
     pub(crate) nodes: Vec<Record>,
+    /// What boots without a latch got: `recover` gives such a boot no second release.
+    pub(crate) boots: Vec<BootClaim>,
 }
 
 /// One record.
@@ -60,12 +63,26 @@ impl Records {
     /// Reads the service's answer.
     pub(crate) fn from_message(message: ListNodesResponse) -> Result<Self> {
         let nodes = message.nodes.into_iter().map(Record::from_message);
+        let boots = message.boots.iter().map(spent_boot);
         Ok(Self {
             nodes: nodes
                 .collect::<Result<_>>()
                 .context("answer of the join service")?,
+            boots: boots
+                .collect::<Result<_>>()
+                .context("answer of the join service")?,
         })
     }
+}
+
+fn spent_boot(message: &SpentBoot) -> Result<BootClaim> {
+    Ok(BootClaim {
+        disk: message.disk_uuid.parse()?,
+        boot: BootId::from_bytes(message.boot.as_slice().try_into()?),
+        attester: AttesterIdentity::SevSnp,
+        sealing_key: SealingKeyHash::from_bytes(message.sealing_key.as_slice().try_into()?),
+        committed: message.committed.map(Generation),
+    })
 }
 
 impl Record {

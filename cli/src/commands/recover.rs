@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use indicatif::{ProgressBar, ProgressStyle};
 use key_hierarchy::KeyHierarchy;
-use owner::{DocumentKind, OwnerFingerprint, OwnerKey};
+use owner::{DocumentKind, OwnerFingerprint};
 use secret::MasterSecret;
 use secret_file::SecretKind;
 use serde::Serialize;
@@ -78,6 +78,10 @@ pub(crate) struct Recover {
     /// The signed reference values
     #[arg(long, value_name = "FILE")]
     reference_values: PathBuf,
+    /// Folder with the certificates of report keys, as `constellation snp import-certs` fills it; for
+    /// SEV-SNP nodes whose host hands none out
+    #[arg(long, value_name = "FOLDER")]
+    endorsements: Option<PathBuf>,
     /// How long to keep trying to reach the node, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
@@ -92,13 +96,14 @@ impl Recover {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
         let owner = owner_key(&self.owner_key, &self.passphrase)?;
         let rules = self.rules(&owner.public_key().fingerprint())?;
+        let desk = Desk::new(rules, owner, self.endorsements.as_deref())?;
         let (cluster, keys) = self.keys()?;
         let book = Book::open(&self.records)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the runtime")?;
-        let recovered = runtime.block_on(self.recover(owner, rules, (cluster, keys), book))?;
+        let recovered = runtime.block_on(self.recover(desk, (cluster, keys), book))?;
         output.print(&recovered)
     }
 
@@ -129,14 +134,13 @@ impl Recover {
 
     async fn recover(
         &self,
-        owner: OwnerKey,
-        rules: Appraiser,
+        desk: Desk,
         (cluster, keys): (ClusterFile, KeyHierarchy),
         book: Book,
     ) -> Result<Recovered> {
         let progress = spinner();
         let end = TlsEnd::generate().context("set up TLS")?;
-        let admitter = Admitter::new(end, Arc::new(Desk::new(rules, owner)), 1, HANDSHAKE);
+        let admitter = Admitter::new(end, Arc::new(desk), 1, HANDSHAKE);
         let stream = self.attest(&admitter, &progress).await?;
         let image = stream.peer().appraised().image().to_owned();
         progress.set_message("unlocking");

@@ -6,7 +6,7 @@ use crate::{
     tickets::now,
 };
 use admission::{
-    Adoption, Context, NodeRecord, OperatorAction, RecordState, Refusal, RefusalClass,
+    Adoption, BootClaim, Context, NodeRecord, OperatorAction, RecordState, Refusal, RefusalClass,
     TombstoneCause, operate,
 };
 use api::{
@@ -209,7 +209,9 @@ impl join_admin_server::JoinAdmin for Admin {
         let nodes = self.store.nodes().map_err(AdminError::Store)?;
         let mut nodes: Vec<_> = nodes.into_iter().map(node).collect();
         nodes.sort_by(|a, b| (&a.node_name, a.created).cmp(&(&b.node_name, b.created)));
-        Ok(Response::new(admin::ListNodesResponse { nodes }))
+        let boots = self.store.spent_boots().map_err(AdminError::Store)?;
+        let boots = boots.iter().map(spent_boot).collect();
+        Ok(Response::new(admin::ListNodesResponse { nodes, boots }))
     }
 
     async fn forget_node(
@@ -331,6 +333,15 @@ fn role(role: admin::NodeRole) -> Result<Role, AdminError> {
             field: "role",
             reason: "expected control-plane or worker".into(),
         }),
+    }
+}
+
+fn spent_boot(claim: &BootClaim) -> admin::SpentBoot {
+    admin::SpentBoot {
+        boot: claim.boot.as_bytes().to_vec(),
+        disk_uuid: claim.disk.to_string(),
+        sealing_key: claim.sealing_key.as_bytes().to_vec(),
+        committed: claim.committed.map(|generation| generation.0),
     }
 }
 

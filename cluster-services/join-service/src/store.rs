@@ -7,11 +7,12 @@
 mod backup;
 mod writer;
 
-use admission::{NodeRecord, Persisted, Refusal, Snapshot, Step, Value};
+use admission::{BootClaim, NodeRecord, Persisted, Refusal, Snapshot, Step, Value};
 use identity::ClusterId;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
     fs, io,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -206,7 +207,29 @@ impl Store {
     /// # Errors
     /// [`StoreError::Failed`] when the file cannot be read.
     pub fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
-        self.read_nodes().map_err(|error| fail(&error))
+        let record = |value| match value {
+            Value::Record(record) => Some(record),
+            _ => None,
+        };
+        // `admission::Key::Record` is stored as `node-<uuid>`.
+        self.read_objects("node-".."node.", record)
+            .map_err(|error| fail(&error))
+    }
+
+    /// What boots without a latch got, as committed.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when the file cannot be read.
+    pub fn spent_boots(&self) -> Result<Vec<BootClaim>, StoreError> {
+        let claim = |value| match value {
+            Value::Boot(claim) => Some(claim),
+            _ => None,
+        };
+        // `admission::Key::Boot` is stored as `boot-<hash>`.
+        let claims = self.read_objects("boot-".."boot.", claim);
+        let mut claims = claims.map_err(|error| fail(&error))?;
+        claims.retain(|claim| !claim.attester.names_machine());
+        Ok(claims)
     }
 
     /// Stores the serials of documents that are about to come into force, all or none.
@@ -219,19 +242,22 @@ impl Store {
             .map_err(|source| SerialError::Store(Box::new(source)))?
     }
 
-    fn read_nodes(&self) -> Result<Vec<NodeRecord>, redb::Error> {
+    /// The objects of one kind, by the names that they have in common; `.` follows `-` in ASCII.
+    fn read_objects<T>(
+        &self,
+        names: Range<&str>,
+        pick: impl Fn(Value) -> Option<T>,
+    ) -> Result<Vec<T>, redb::Error> {
         let table = self.database.begin_read()?.open_table(OBJECTS)?;
-        // `admission::Key::Record` is stored as `node-<uuid>`; `.` follows `-` in ASCII.
-        let range = table.range("node-".."node.")?;
-        let mut nodes = Vec::new();
-        for entry in range {
+        let mut objects = Vec::new();
+        for entry in table.range(names)? {
             let (key, value) = entry?;
-            match serde_json::from_slice(value.value()) {
-                Ok(Value::Record(record)) => nodes.push(record),
-                _ => tracing::error!(object = key.value(), "not a record of ours"),
+            match serde_json::from_slice(value.value()).ok().and_then(&pick) {
+                Some(object) => objects.push(object),
+                None => tracing::error!(object = key.value(), "not an object of ours"),
             }
         }
-        Ok(nodes)
+        Ok(objects)
     }
 
     fn write_serials(

@@ -127,6 +127,28 @@ fn sha256(input: &[u8]) -> [u8; 32] {
     hash
 }
 
+/// The 32 bytes of a hash, and back.
+macro_rules! hash_bytes {
+    ($name:ident) => {
+        impl $name {
+            /// Of these bytes, as they were stored or sent.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+    };
+}
+
+hash_bytes!(BootId);
+hash_bytes!(SealingKeyHash);
+
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -35,6 +35,24 @@ pub struct ListNodesRequest {}
 pub struct ListNodesResponse {
     #[prost(message, repeated, tag = "1")]
     pub nodes: ::prost::alloc::vec::Vec<Node>,
+    /// of guests without a latch, which no register keeps from asking again
+    #[prost(message, repeated, tag = "2")]
+    pub boots: ::prost::alloc::vec::Vec<SpentBoot>,
+}
+/// What one boot got.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpentBoot {
+    /// hash of the boot's REPORT_ID, 32 bytes
+    #[prost(bytes = "vec", tag = "1")]
+    pub boot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub disk_uuid: ::prost::alloc::string::String,
+    /// SHA-256 of the sealing key that it went to, 32 bytes
+    #[prost(bytes = "vec", tag = "3")]
+    pub sealing_key: ::prost::alloc::vec::Vec<u8>,
+    /// the generation that the boot committed
+    #[prost(uint64, optional, tag = "4")]
+    pub committed: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetNodeRequest {

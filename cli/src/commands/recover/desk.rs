@@ -1,23 +1,60 @@
 //! Appraises the one node that is recovered, and signs for the owner.
 
+use anyhow::{Context as _, Result};
 use api::Class;
-use appraisal::{Answer, Appraised, Appraiser, Challenged, CredentialSecret, Endorsements};
+use appraisal::{Answer, Appraised, Appraiser, Challenged, CredentialSecret};
 use attested_tls::{AdmitterTerms, AppraisalRequest, ChallengeRequest, OwnerProofRequest, Refusal};
 use aws_lc_rs::rand;
-use evidence::TpmChallenge;
+use endorsements::{AuthoritySet, Config, Endorsements, Found, system_clock};
+use evidence::{Evidence, TpmChallenge};
 use owner::{OwnerKey, OwnerProof};
+use std::path::Path;
+
+/// The most certificates in the operator's folder: a chip's is about 1.5 KiB.
+const MAX_FILES: usize = 65_536;
 
 /// The operator's verifier: the documents the owner signed, and the owner key itself.
 #[derive(Debug)]
 pub(super) struct Desk {
     rules: Appraiser,
     owner: OwnerKey,
+    endorsements: Option<Endorsements>,
 }
 
 impl Desk {
-    pub(super) const fn new(rules: Appraiser, owner: OwnerKey) -> Self {
-        Self { rules, owner }
+    /// A desk that looks into `folder` for the certificates of report keys. It fetches none: the
+    /// operator does that before, where there is a network.
+    pub(super) fn new(rules: Appraiser, owner: OwnerKey, folder: Option<&Path>) -> Result<Self> {
+        let endorsements = folder.map(|folder| open(folder, &rules)).transpose()?;
+        Ok(Self {
+            rules,
+            owner,
+            endorsements,
+        })
     }
+
+    fn find(&self, evidence: &Evidence, now: u64) -> Found {
+        let wanted = self
+            .endorsements
+            .as_ref()
+            .zip(self.rules.wanted(evidence, now));
+        wanted.map_or_else(Found::default, |(endorsements, wanted)| {
+            endorsements.find(&wanted.report, &wanted.authorities, wanted.in_table)
+        })
+    }
+}
+
+fn open(folder: &Path, rules: &Appraiser) -> Result<Endorsements> {
+    let amd = AuthoritySet::amd().context("pinned authorities")?;
+    let authorities = amd.iter().chain(rules.policy().authorities()).cloned();
+    Endorsements::open(Config {
+        folder: folder.to_owned(),
+        max_files: MAX_FILES,
+        authorities: AuthoritySet::new(authorities.collect()),
+        kds: None,
+        clock: system_clock(),
+    })
+    .with_context(|| format!("open `{}`", folder.display()))
 }
 
 impl attested_tls::Appraiser for Desk {
@@ -45,6 +82,8 @@ impl attested_tls::Appraiser for Desk {
         challenged: Challenged,
         request: AppraisalRequest,
     ) -> Result<Appraised, Refusal> {
+        let now = super::tickets::now().0;
+        let found = self.find(&request.evidence, now);
         let answer = Answer {
             activated: request
                 .activated
@@ -52,8 +91,11 @@ impl attested_tls::Appraiser for Desk {
                 .map(|secret| &secret.expose_secret()[..]),
             evidence: &request.evidence,
             binding: &request.binding,
-            endorsements: Endorsements::default(),
-            now: super::tickets::now().0,
+            endorsements: appraisal::Endorsements {
+                leaf: found.leaf.as_deref(),
+                revocations: found.revocation_list.as_deref(),
+            },
+            now,
         };
         Ok(self.rules.appraise(challenged, &answer)?)
     }
