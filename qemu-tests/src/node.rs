@@ -1,6 +1,6 @@
 //! One node: a machine with TPM, verified root, state disk and hints, over many boots.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -13,6 +13,9 @@ use crate::swtpm::{Swtpm, TpmAuthority};
 
 /// A boot that says nothing for so long has failed.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// A boot that says much and comes to no end has failed too: an agent may wait for ever.
+const ENDLESS: Duration = Duration::from_secs(240);
 
 /// Powering off after the last line.
 const POWER_OFF: Duration = Duration::from_secs(30);
@@ -74,10 +77,12 @@ impl Machine {
         wanted: impl Fn(&AgentStep) -> bool,
         mut seen: impl FnMut(&AgentStep),
     ) -> Result<AgentStep> {
+        let end = Instant::now() + ENDLESS;
         loop {
             let line = self.console.next_line(SILENCE)?;
             let log = self.console.log().display();
             let line = line.with_context(|| format!("the machine ended; log: {log}"))?;
+            ensure!(Instant::now() < end, "no end in {ENDLESS:?}; log: {log}");
             let Some(step) = AgentStep::parse(&line.text) else {
                 continue;
             };

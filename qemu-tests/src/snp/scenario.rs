@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use snp_device::Behaviour;
 use software_snp::{Product, Tcb};
@@ -17,6 +17,9 @@ use crate::workspace::Workspace;
 
 /// How long the join service may take to log what it has already answered.
 const LOG: Duration = Duration::from_secs(10);
+
+/// A boot up to the first answer.
+const BOOT: Duration = Duration::from_secs(90);
 
 /// What the policy asks of every component; the chips here are above it.
 pub const MINIMUM: Tcb = Tcb {
@@ -94,7 +97,26 @@ impl SnpScenario {
         self.expect_node_refused(&self.node(name, behaviour)?, "refused", words)
     }
 
-    /// The same of any node.
+    /// A new node on this guest interface that is told to come again, for the reason in a line of the
+    /// join service with all of `words`. It has written nothing by then.
+    pub fn expect_unavailable(
+        &self,
+        name: &str,
+        behaviour: &Behaviour,
+        words: &[&str],
+    ) -> Result<()> {
+        let node = self.node(name, behaviour)?;
+        let position = self.site.join_service.log_position();
+        let mut machine = node.start("unavailable")?;
+        let line = self.site.join_service.expect_log(position, words, BOOT);
+        line.with_context(|| format!("answer to {name}"))?;
+        machine.console.expect("class=unavailable", LOG)?;
+        machine.kill()?;
+        ensure!(node.state.is_blank()?, "{name} wrote to its disk");
+        Ok(())
+    }
+
+    /// As [`SnpScenario::expect_refused`], of any node.
     pub fn expect_node_refused(&self, node: &Node, boot: &str, words: &[&str]) -> Result<String> {
         let position = self.site.join_service.log_position();
         node.start(boot)?.expect_exit(&[exit::REFUSED])?;
