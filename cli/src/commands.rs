@@ -16,6 +16,7 @@ mod pki;
 mod policy;
 mod recover;
 mod reference_values;
+mod snp;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
 #[derive(Parser, Debug)]
@@ -50,6 +51,9 @@ enum Command {
     /// Say which images may boot, and in which roles
     #[command(subcommand)]
     ReferenceValues(reference_values::Command),
+    /// Read, judge and endorse SEV-SNP reports
+    #[command(subcommand)]
+    Snp(snp::Command),
     /// See and change the node records of a join service
     Node(node::Node),
     /// Unlock a waiting node when no join service answers
@@ -74,6 +78,7 @@ impl Cli {
             Command::Measure(command) => command.run(self.output),
             Command::Policy(command) => command.run(self.output),
             Command::ReferenceValues(command) => command.run(self.output),
+            Command::Snp(command) => command.run(self.output),
             Command::Node(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),

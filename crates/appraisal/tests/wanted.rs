@@ -31,6 +31,8 @@ const TCB: Tcb = Tcb {
     microcode: 115,
 };
 
+type Change = fn(&mut ReportFields);
+
 fn pem(der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
@@ -150,7 +152,7 @@ fn a_report_that_names_no_product_may_be_of_each() {
 /// What a report says against itself needs no certificate to be refused, and makes nobody fetch one.
 #[test]
 fn nobody_looks_for_a_certificate_of_a_report_that_is_refused_anyway() {
-    let lies: [(&str, fn(&mut ReportFields)); 8] = [
+    let lies: [(&str, Change); 8] = [
         ("guest policy: debug", |it| it.policy |= 1 << 19),
         ("guest policy: migration agent", |it| it.policy |= 1 << 18),
         ("VMPL", |it| it.vmpl = 1),

@@ -59,7 +59,10 @@ impl AuthoritySet {
     }
 
     /// What a certificate is, if one of the authorities vouches for it at `now`.
-    pub(crate) fn authenticate(
+    ///
+    /// # Errors
+    /// [`RejectedLeaf`].
+    pub fn authenticate(
         &self,
         kind: KeyKind,
         der: &[u8],
@@ -76,8 +79,11 @@ impl AuthoritySet {
         Err(refused)
     }
 
-    /// Whether a certificate is the one asked for, and an authority vouches for it at `now`.
-    pub(crate) fn check(
+    /// Accepts a certificate if it is the one asked for, and an authority vouches for it at `now`.
+    ///
+    /// # Errors
+    /// [`RejectedLeaf`].
+    pub fn check(
         &self,
         expected: &EndorsementId,
         der: &[u8],
@@ -92,7 +98,10 @@ impl AuthoritySet {
     }
 
     /// The authorities whose root signed a revocation list, if it is in force at `now`.
-    pub(crate) fn of_list(
+    ///
+    /// # Errors
+    /// Why it is none of theirs.
+    pub fn of_list(
         &self,
         product: Product,
         der: &[u8],

@@ -1,7 +1,7 @@
 //! One file that carries certificates to where no network is (docs/formats.md, "Endorsement bundle").
 
 use crate::{
-    EndorsementId, RejectedLeaf, Store, StoreError,
+    AuthoritySet, EndorsementId, RejectedLeaf, Store, StoreError,
     store::{Contents, MAX_LEAF},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -119,13 +119,10 @@ enum KindName {
 }
 
 impl Bundle {
-    /// A bundle of single certificates, as files have them.
+    /// A bundle of single certificates and revocation lists, as files have them.
     #[must_use]
-    pub fn of_leaves(leaves: Vec<(KeyKind, Vec<u8>)>) -> Self {
-        Self {
-            leaves,
-            lists: Vec::new(),
-        }
+    pub fn new(leaves: Vec<(KeyKind, Vec<u8>)>, lists: Vec<(Product, Vec<u8>)>) -> Self {
+        Self { leaves, lists }
     }
 
     /// Everything that a store holds.
@@ -217,29 +214,42 @@ impl Bundle {
         Ok(text)
     }
 
+    /// Verifies everything in it.
+    ///
+    /// # Errors
+    /// The first entry that may not be kept.
+    pub fn check(
+        &self,
+        authorities: &AuthoritySet,
+        now: UnixTime,
+    ) -> Result<Imported, BundleError> {
+        let mut checked = Imported::default();
+        for (index, (kind, der)) in self.leaves.iter().enumerate() {
+            let id = authorities.authenticate(*kind, der, now);
+            let id = id.map_err(|source| BundleError::Leaf { index, source })?;
+            checked.leaves.push(id);
+        }
+        for (index, (product, der)) in self.lists.iter().enumerate() {
+            let list = authorities.of_list(*product, der, now);
+            list.map_err(|source| BundleError::RevocationList { index, source })?;
+            checked.lists.push(*product);
+        }
+        Ok(checked)
+    }
+
     /// Verifies everything in it, then keeps it: all or nothing.
     ///
     /// # Errors
     /// The first entry that may not be kept.
     pub fn import(&self, store: &Store, now: UnixTime) -> Result<Imported, BundleError> {
-        let authorities = store.authorities();
-        let mut imported = Imported::default();
-        for (index, (kind, der)) in self.leaves.iter().enumerate() {
-            let id = authorities.authenticate(*kind, der, now);
-            let id = id.map_err(|source| BundleError::Leaf { index, source })?;
-            imported.leaves.push(id);
-        }
-        let mut lists = Vec::new();
-        for (index, (product, der)) in self.lists.iter().enumerate() {
-            let list = authorities.of_list(*product, der, now);
-            let list = list.map_err(|source| BundleError::RevocationList { index, source })?;
-            lists.push((list, der));
-            imported.lists.push(*product);
-        }
+        let imported = self.check(store.authorities(), now)?;
         for (id, (_, der)) in imported.leaves.iter().zip(&self.leaves) {
             store.put_leaf(id, der)?;
         }
-        for ((authorities, list), der) in lists {
+        for (index, (product, der)) in self.lists.iter().enumerate() {
+            let list = store.authorities().of_list(*product, der, now);
+            let (authorities, list) =
+                list.map_err(|source| BundleError::RevocationList { index, source })?;
             store.put_revocation_list(authorities, &list, der, now)?;
         }
         Ok(imported)

@@ -1,10 +1,10 @@
 //! The thread that fetches what is missing: one request at a time, for everybody who waits.
 
-mod backoff;
 mod queue;
 
-use crate::{Clock, EndorsementId, FetchError, Kds, RejectedLeaf, Store, StoreError};
-use backoff::Backoff;
+use crate::{
+    Clock, EndorsementId, FetchError, Kds, RejectedLeaf, Store, StoreError, backoff::Backoff,
+};
 use queue::{Queue, Step};
 use snp::Product;
 use std::{
@@ -222,28 +222,14 @@ impl Worker {
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         warn!(%wanted, %error, cause, "not fetched");
-        match error {
-            FetchError::RateLimited { .. } | FetchError::Status(_) | FetchError::Transport(_) => {
-                self.shared.queue().again(wanted, now);
-                let pause = self.backoff.next();
-                match error {
-                    FetchError::RateLimited {
-                        retry_after: Some(at_least),
-                    } => pause.max(at_least),
-                    _ => pause,
-                }
-            }
-            // The service works; it does not have this one, or lies about it.
-            FetchError::Absent(_)
-            | FetchError::NotServed
-            | FetchError::RejectedLeaf(_)
-            | FetchError::RejectedList(_)
-            | FetchError::TooLarge(_) => {
-                self.shared.queue().absent(wanted, now);
-                self.backoff.reset();
-                Duration::ZERO
-            }
+        if error.is_temporary() {
+            self.shared.queue().again(wanted, now);
+            return error.pause(&mut self.backoff);
         }
+        // The service works; it does not have this one, or lies about it.
+        self.shared.queue().absent(wanted, now);
+        self.backoff.reset();
+        Duration::ZERO
     }
 }
 

@@ -1,9 +1,9 @@
 //! AMD's key distribution service (AMD 57230, "VCEK Certificate and KDS Interface Specification").
 
-use crate::{EndorsementId, RejectedLeaf, store::MAX_LEAF};
+use crate::{EndorsementId, FetchConfig, RejectedLeaf, backoff::Backoff, store::MAX_LEAF};
 use rustls::crypto::aws_lc_rs;
 use snp::{KeyKind, MAX_REVOCATION_LIST, Product, RevocationError};
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 use thiserror::Error;
 use ureq::{
     Agent,
@@ -55,6 +55,51 @@ pub enum FetchError {
     /// No connection, no answer in time, or a broken one.
     #[error("the service cannot be reached")]
     Transport(#[source] Box<ureq::Error>),
+}
+
+impl FetchError {
+    /// Whether the same request may be answered later.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } | Self::Status(_) | Self::Transport(_) => true,
+            Self::Absent(_)
+            | Self::NotServed
+            | Self::RejectedLeaf(_)
+            | Self::RejectedList(_)
+            | Self::TooLarge(_) => false,
+        }
+    }
+
+    /// How long to leave the service alone.
+    pub(crate) fn pause(&self, backoff: &mut Backoff) -> Duration {
+        let pause = backoff.next();
+        match self {
+            Self::RateLimited {
+                retry_after: Some(at_least),
+            } => pause.max(*at_least),
+            _ => pause,
+        }
+    }
+}
+
+/// Tries again up to `attempts` times, with pauses, for somebody who waits.
+///
+/// # Errors
+/// The last failure, or the first that is not temporary.
+pub fn with_patience<T>(
+    bounds: &FetchConfig,
+    attempts: u32,
+    mut fetch: impl FnMut() -> Result<T, FetchError>,
+) -> Result<T, FetchError> {
+    let mut backoff = Backoff::new(bounds.first_pause, bounds.longest_pause);
+    for _ in 1..attempts {
+        match fetch() {
+            Err(error) if error.is_temporary() => thread::sleep(error.pause(&mut backoff)),
+            other => return other,
+        }
+    }
+    fetch()
 }
 
 /// A client of the service. Redirects are not followed, proxies of the environment are not used.

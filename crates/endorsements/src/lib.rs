@@ -20,6 +20,7 @@
 //! a while. Known chips are served from the store all the while.
 
 mod authorities;
+mod backoff;
 mod bundle;
 mod endorsements;
 mod fetcher;
@@ -32,5 +33,5 @@ pub use bundle::{Bundle, BundleError, Imported};
 pub use endorsements::{Clock, Config, Endorsements, Found, OpenError, system_clock};
 pub use fetcher::FetchConfig;
 pub use id::EndorsementId;
-pub use kds::{FetchError, KDS_URL, Kds, KdsError};
+pub use kds::{FetchError, KDS_URL, Kds, KdsError, with_patience};
 pub use store::{Store, StoreError};

@@ -79,7 +79,7 @@ fn a_stalling_service_delays_nobody() {
     let kds = Kds::start(|_, _| Answer::Stall(Duration::from_secs(5)));
     let folder = tempdir().unwrap();
     let (known, der) = vcek(Product::Genoa, 1, TCB);
-    let bundle = endorsements::Bundle::of_leaves(vec![(known.kind(), der.clone())]);
+    let bundle = endorsements::Bundle::new(vec![(known.kind(), der.clone())], Vec::new());
     bundle.import(&store(folder.path()), NOW).unwrap();
     let endorsements = endorsements(folder.path(), &kds.url, quick());
     let (unknown, _) = vcek(Product::Genoa, 2, TCB);
@@ -266,7 +266,7 @@ fn nobody_asks_for_a_vlek() {
     let endorsements = endorsements(folder.path(), &kds.url, quick());
     let (id, der) = vlek(Product::Milan, TCB);
     assert_eq!(endorsements.request(&id), None);
-    let bundle = endorsements::Bundle::of_leaves(vec![(id.kind(), der.clone())]);
+    let bundle = endorsements::Bundle::new(vec![(id.kind(), der.clone())], Vec::new());
     bundle.import(endorsements.store(), NOW).unwrap();
     assert_eq!(endorsements.request(&id), Some(der));
     thread::sleep(MOMENT);
@@ -338,7 +338,7 @@ fn what_the_host_gives_is_not_fetched() {
                 .then_some(())
         });
         // What was imported is found.
-        let bundle = endorsements::Bundle::of_leaves(vec![(id.kind(), der.clone())]);
+        let bundle = endorsements::Bundle::new(vec![(id.kind(), der.clone())], Vec::new());
         bundle.import(endorsements.store(), NOW).unwrap();
         for in_table in [None, Some(&der[..]), Some(&other[..])] {
             let found = endorsements.find(&report, &all, in_table);

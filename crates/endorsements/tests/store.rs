@@ -25,7 +25,7 @@ use tempfile::tempdir;
 
 fn import(folder: &Path, leaves: &[&(EndorsementId, Vec<u8>)]) {
     let leaves = leaves.iter().map(|(id, der)| (id.kind(), der.clone()));
-    let bundle = Bundle::of_leaves(leaves.collect());
+    let bundle = Bundle::new(leaves.collect(), Vec::new());
     bundle.import(&store(folder), NOW).unwrap();
 }
 
@@ -136,7 +136,7 @@ fn other_authorities_certificates_count_as_missing() {
     import(folder.path(), &[&(id, der.clone())]);
     let amd = Store::open(folder.path(), 100, AuthoritySet::amd().unwrap()).unwrap();
     assert_eq!(amd.leaf(&id, NOW), None);
-    let bundle = Bundle::of_leaves(vec![(KeyKind::Vcek, der)]);
+    let bundle = Bundle::new(vec![(KeyKind::Vcek, der)], Vec::new());
     let error = bundle.import(&amd, NOW).unwrap_err();
     let refused = |error: &BundleError| match error {
         BundleError::Leaf { index, source } => {
@@ -159,7 +159,7 @@ fn amds_own_certificates_are_kept() {
         let Some(der) = vectors::vector(name) else {
             return;
         };
-        let bundle = Bundle::of_leaves(vec![(kind, der.clone())]);
+        let bundle = Bundle::new(vec![(kind, der.clone())], Vec::new());
         // Each is valid in the first months after it was made.
         let leaf = snp::Leaf::parse(kind, &der).unwrap();
         let now = leaf.validity().from;
@@ -248,7 +248,7 @@ fn a_bundle_with_one_bad_entry_changes_nothing() {
     for leaves in bundles {
         let folder = tempdir().unwrap();
         let last = leaves.len() - 1;
-        let bundle = Bundle::of_leaves(leaves);
+        let bundle = Bundle::new(leaves, Vec::new());
         let error = bundle.import(&store(folder.path()), NOW).unwrap_err();
         assert!(
             matches!(error, BundleError::Leaf { index, .. } if index == last),
@@ -257,7 +257,10 @@ fn a_bundle_with_one_bad_entry_changes_nothing() {
         assert!(files(folder.path()).is_empty());
     }
     // Certificates of the future, and of a past long gone.
-    let bundle = Bundle::of_leaves(vec![(vcek, development::vcek(Product::Milan, 1, TCB).1)]);
+    let bundle = Bundle::new(
+        vec![(vcek, development::vcek(Product::Milan, 1, TCB).1)],
+        Vec::new(),
+    );
     for now in [UnixTime(1_500_000_000), UnixTime(4_000_000_000)] {
         let folder = tempdir().unwrap();
         bundle.import(&store(folder.path()), now).unwrap_err();

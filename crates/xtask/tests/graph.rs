@@ -94,6 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "appraisal",
             "attested-tls",
             "audit",
+            "endorsements",
             "evidence",
             "identity",
             "key-hierarchy",
@@ -101,7 +102,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "owner",
             "secret",
             "secret-file",
+            "snp",
             "tpm",
+            "x509",
         ],
     ),
 ];

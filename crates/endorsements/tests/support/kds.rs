@@ -1,4 +1,5 @@
 //! A key distribution service on a real socket, as good or bad as a test wants.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

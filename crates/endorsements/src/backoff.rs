@@ -6,14 +6,14 @@ use std::time::Duration;
 /// Exponential back-off with jitter: after each failure in a row the wait doubles up to a bound, and
 /// is somewhere between half of that and all of it, so that many clients do not come back together.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
             longest,
@@ -22,12 +22,12 @@ impl Backoff {
     }
 
     /// The service works.
-    pub(super) const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// How long to wait after one more failure.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let mut random = [0; 4];
         // Without randomness the full wait is as good, for one client.
         if rand::fill(&mut random).is_err() {
