@@ -13,8 +13,8 @@ use alloc::{
 };
 use core::fmt::Display;
 use snp::{
-    AuthenticatedReport, CertificateTable, KeyKind, Report, RevocationList, Tcb, UnixTime,
-    VerifyError, layout,
+    AuthenticatedReport, CertificateTable, KeyKind, LeafError, Report, RevocationError,
+    RevocationList, Tcb, UnixTime, VerifyError, layout,
 };
 
 /// A report that the right key of an accepted product line signed, and that keeps the policy. What was
@@ -112,8 +112,12 @@ impl<'a> Search<'a, '_> {
     ) -> Result<(AuthenticatedReport<'a>, &'p ProductPolicy), AppraisalError> {
         let mut refusal = None;
         for entry in entries {
+            // A report that names no product line has several candidates, and what is here is for one
+            // of them: that it is not for another says nothing.
+            let others = |error: &ReportError| entries.len() > 1 && is_of_another_line(error);
             let revocations = match self.revocations(entry) {
                 Ok(revocations) => revocations,
+                Err(error) if others(&error) => continue,
                 Err(error) => {
                     refusal = Some(error);
                     continue;
@@ -134,7 +138,7 @@ impl<'a> Search<'a, '_> {
                     {
                         return Err(error.into());
                     }
-                    Err(error) if own => refusal = Some(error),
+                    Err(error) if own && !others(&error) => refusal = Some(error),
                     Err(_) => {}
                 }
             }
@@ -198,6 +202,15 @@ impl<'a> Search<'a, '_> {
         let keys: Vec<String> = entries.iter().map(of).collect();
         keys.join(" or ")
     }
+}
+
+/// Whether a certificate or a list is of another product line than the one it was tried for.
+const fn is_of_another_line(error: &ReportError) -> bool {
+    matches!(
+        error,
+        ReportError::Leaf(LeafError::Product { .. })
+            | ReportError::Revocations(RevocationError::Untrusted(_))
+    )
 }
 
 /// Whether some certificate could make this report acceptable to an entry of the policy.

@@ -69,6 +69,12 @@ impl ReportError {
             ) => ErrorClass::Refused,
             Self::CertificateTable(_) | Self::Hcl(_) | Self::Report(_) => ErrorClass::Malformed,
             Self::NoEndorsement { .. } | Self::NoRevocationList(_) => ErrorClass::Unavailable,
+            // Dates are compared with the verifier's clock. One that is wrong must not end the boot of
+            // every node that comes; one that is right has newer documents to wait for.
+            Self::Leaf(
+                LeafError::OutOfDate(_) | LeafError::Revoked(RevocationError::OutOfDate(_)),
+            )
+            | Self::Revocations(RevocationError::OutOfDate(_)) => ErrorClass::Unavailable,
             _ => ErrorClass::Refused,
         }
     }
