@@ -127,7 +127,8 @@ impl Endorsements {
     #[must_use]
     pub fn request_revocation_list(&self, authorities: &Authorities) -> Option<Vec<u8>> {
         let found = self.store.revocation_list(authorities, (self.clock)());
-        if found.is_none() || self.is_refresh_due(authorities.product()) {
+        let due = self.is_refresh_due(authorities.product());
+        if found.is_none() || due {
             self.schedule(Wanted::List(authorities.product()));
         }
         found
