@@ -41,203 +41,207 @@ fn an_honest_report_is_accepted_and_says_what_it_proves() {
     }
 }
 
+const ABOUT_GUESTS: &[Case] = &[
+    Case {
+        name: "VMPL 0 where the policy says 0",
+        change: |_| {},
+        verdict: Ok(()),
+    },
+    Case {
+        name: "VMPL 1 where the policy says 0",
+        change: |guest| guest.report.vmpl = 1,
+        verdict: Err((REFUSED, &["VMPL"])),
+    },
+    Case {
+        name: "VMPL 1 where the policy says 1",
+        change: |guest| {
+            guest.report.vmpl = 1;
+            *guest.rule("/sev_snp/vmpl") = json!(1);
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "VMPL 0 where the policy says 1",
+        change: |guest| *guest.rule("/sev_snp/vmpl") = json!(1),
+        verdict: Err((REFUSED, &["VMPL"])),
+    },
+    Case {
+        name: "a report that the host asked for",
+        change: |guest| guest.report.vmpl = u32::MAX,
+        verdict: Err((MALFORMED, &["report"])),
+    },
+    Case {
+        name: "debugging",
+        change: |guest| guest.report.policy |= layout::POLICY_DEBUG,
+        verdict: Err((REFUSED, &["guest policy: debug"])),
+    },
+    Case {
+        name: "a migration agent",
+        change: |guest| guest.report.policy |= layout::POLICY_MIGRATE_MA,
+        verdict: Err((REFUSED, &["guest policy: migration agent"])),
+    },
+    Case {
+        name: "SMT where the policy forbids it",
+        change: |guest| *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false),
+        verdict: Err((REFUSED, &["guest policy: SMT", "platform: SMT"])),
+    },
+    Case {
+        name: "no SMT where the policy forbids it",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
+            guest.report.policy &= !layout::POLICY_SMT;
+            guest.report.platform_info &= !layout::PLATFORM_SMT_EN;
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "SMT on the machine only",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
+            guest.report.policy &= !layout::POLICY_SMT;
+        },
+        verdict: Err((REFUSED, &["platform: SMT"])),
+    },
+    Case {
+        name: "SMT allowed to the guest only",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
+            guest.report.platform_info &= !layout::PLATFORM_SMT_EN;
+        },
+        verdict: Err((REFUSED, &["guest policy: SMT"])),
+    },
+    Case {
+        name: "several sockets where the policy wants one",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/require_single_socket") = json!(true);
+        },
+        verdict: Err((REFUSED, &["guest policy: single socket"])),
+    },
+    Case {
+        name: "one socket where the policy wants one",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/require_single_socket") = json!(true);
+            guest.report.policy |= layout::POLICY_SINGLE_SOCKET;
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "a guest policy for an older interface",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 55]);
+            guest.report.policy |= 0x0136;
+        },
+        verdict: Err((REFUSED, &["guest policy: ABI version"])),
+    },
+    Case {
+        name: "a guest policy for the interface that is wanted",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 55]);
+            guest.report.policy |= 0x0137;
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "a guest policy with a larger minor version of an older major one",
+        change: |guest| {
+            *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 0]);
+            guest.report.policy |= 0x00ff;
+        },
+        verdict: Err((REFUSED, &["guest policy: ABI version"])),
+    },
+];
+
 #[test]
 fn each_rule_about_the_guest_has_a_report_that_breaks_it() {
-    let cases = [
-        Case {
-            name: "VMPL 0 where the policy says 0",
-            change: |_| {},
-            verdict: Ok(()),
-        },
-        Case {
-            name: "VMPL 1 where the policy says 0",
-            change: |guest| guest.report.vmpl = 1,
-            verdict: Err((REFUSED, &["VMPL"])),
-        },
-        Case {
-            name: "VMPL 1 where the policy says 1",
-            change: |guest| {
-                guest.report.vmpl = 1;
-                *guest.rule("/sev_snp/vmpl") = json!(1);
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "VMPL 0 where the policy says 1",
-            change: |guest| *guest.rule("/sev_snp/vmpl") = json!(1),
-            verdict: Err((REFUSED, &["VMPL"])),
-        },
-        Case {
-            name: "a report that the host asked for",
-            change: |guest| guest.report.vmpl = u32::MAX,
-            verdict: Err((MALFORMED, &["report"])),
-        },
-        Case {
-            name: "debugging",
-            change: |guest| guest.report.policy |= layout::POLICY_DEBUG,
-            verdict: Err((REFUSED, &["guest policy: debug"])),
-        },
-        Case {
-            name: "a migration agent",
-            change: |guest| guest.report.policy |= layout::POLICY_MIGRATE_MA,
-            verdict: Err((REFUSED, &["guest policy: migration agent"])),
-        },
-        Case {
-            name: "SMT where the policy forbids it",
-            change: |guest| *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false),
-            verdict: Err((REFUSED, &["guest policy: SMT", "platform: SMT"])),
-        },
-        Case {
-            name: "no SMT where the policy forbids it",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
-                guest.report.policy &= !layout::POLICY_SMT;
-                guest.report.platform_info &= !layout::PLATFORM_SMT_EN;
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "SMT on the machine only",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
-                guest.report.policy &= !layout::POLICY_SMT;
-            },
-            verdict: Err((REFUSED, &["platform: SMT"])),
-        },
-        Case {
-            name: "SMT allowed to the guest only",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/allow_smt") = json!(false);
-                guest.report.platform_info &= !layout::PLATFORM_SMT_EN;
-            },
-            verdict: Err((REFUSED, &["guest policy: SMT"])),
-        },
-        Case {
-            name: "several sockets where the policy wants one",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/require_single_socket") = json!(true);
-            },
-            verdict: Err((REFUSED, &["guest policy: single socket"])),
-        },
-        Case {
-            name: "one socket where the policy wants one",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/require_single_socket") = json!(true);
-                guest.report.policy |= layout::POLICY_SINGLE_SOCKET;
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "a guest policy for an older interface",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 55]);
-                guest.report.policy |= 0x0136;
-            },
-            verdict: Err((REFUSED, &["guest policy: ABI version"])),
-        },
-        Case {
-            name: "a guest policy for the interface that is wanted",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 55]);
-                guest.report.policy |= 0x0137;
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "a guest policy with a larger minor version of an older major one",
-            change: |guest| {
-                *guest.rule("/sev_snp/guest_policy/minimum_abi") = json!([1, 0]);
-                guest.report.policy |= 0x00ff;
-            },
-            verdict: Err((REFUSED, &["guest policy: ABI version"])),
-        },
-    ];
-    cases.iter().for_each(|case| case.run(Guest::new()));
+    ABOUT_GUESTS.iter().for_each(|case| case.run(Guest::new()));
 }
+
+const ABOUT_MACHINES: &[Case] = &[
+    Case {
+        name: "no word about memory aliases",
+        change: |guest| {
+            guest.report.platform_info &= !layout::PLATFORM_ALIAS_CHECK_COMPLETE;
+        },
+        verdict: Err((REFUSED, &["platform: ALIAS_CHECK_COMPLETE"])),
+    },
+    Case {
+        name: "no word about memory aliases where the owner says that there is none",
+        change: |guest| {
+            guest.report.platform_info &= !layout::PLATFORM_ALIAS_CHECK_COMPLETE;
+            *guest.rule("/sev_snp/alias_check") = json!("unavailable");
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "a product line that is not in the policy",
+        change: |guest| guest.policy = policy(&[Product::Genoa, Product::Turin]),
+        verdict: Err((REFUSED, &["product line"])),
+    },
+    Case {
+        name: "a processor of no known line",
+        change: |guest| guest.report.cpuid = [0x1a, 0x70, 0],
+        verdict: Err((REFUSED, &["report"])),
+    },
+    Case {
+        name: "a processor of another line than the certificate",
+        change: |guest| {
+            guest.policy = policy(&[Product::Milan, Product::Genoa]);
+            guest.report.cpuid = Product::Genoa.cpuid();
+        },
+        verdict: Err((REFUSED, &["certificate of the signing key"])),
+    },
+    Case {
+        name: "a chip of the policy's list",
+        change: |guest| {
+            let chips = json!([hex::encode([1; 64]), hex::encode(chip(Product::Milan))]);
+            guest.policy["sev_snp"]["chips"] = chips;
+        },
+        verdict: Ok(()),
+    },
+    Case {
+        name: "a chip that is not in the policy's list",
+        change: |guest| guest.policy["sev_snp"]["chips"] = json!([hex::encode([1; 64])]),
+        verdict: Err((REFUSED, &["CHIP_ID"])),
+    },
+    Case {
+        name: "a masked chip id",
+        change: |guest| guest.report.chip_id = [0; 64],
+        verdict: Err((REFUSED, &["signed report"])),
+    },
+    Case {
+        name: "a masked chip key",
+        change: |guest| guest.report.key_info |= layout::KEY_INFO_MASK_CHIP_KEY,
+        verdict: Err((REFUSED, &["signed report"])),
+    },
+    Case {
+        name: "a chip other than the certificate's",
+        change: |guest| guest.report.chip_id = [1; 64],
+        verdict: Err((REFUSED, &["signed report"])),
+    },
+    Case {
+        name: "every broken rule is named",
+        change: |guest| {
+            guest.report.policy |= layout::POLICY_DEBUG | layout::POLICY_MIGRATE_MA;
+            guest.report.vmpl = 3;
+            guest.report.platform_info = 0;
+        },
+        verdict: Err((
+            REFUSED,
+            &[
+                "VMPL",
+                "guest policy: debug",
+                "guest policy: migration agent",
+                "platform: ALIAS_CHECK_COMPLETE",
+            ],
+        )),
+    },
+];
 
 #[test]
 fn each_rule_about_the_machine_has_a_report_that_breaks_it() {
-    let cases = [
-        Case {
-            name: "no word about memory aliases",
-            change: |guest| {
-                guest.report.platform_info &= !layout::PLATFORM_ALIAS_CHECK_COMPLETE;
-            },
-            verdict: Err((REFUSED, &["platform: ALIAS_CHECK_COMPLETE"])),
-        },
-        Case {
-            name: "no word about memory aliases where the owner says that there is none",
-            change: |guest| {
-                guest.report.platform_info &= !layout::PLATFORM_ALIAS_CHECK_COMPLETE;
-                *guest.rule("/sev_snp/alias_check") = json!("unavailable");
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "a product line that is not in the policy",
-            change: |guest| guest.policy = policy(&[Product::Genoa, Product::Turin]),
-            verdict: Err((REFUSED, &["product line"])),
-        },
-        Case {
-            name: "a processor of no known line",
-            change: |guest| guest.report.cpuid = [0x1a, 0x70, 0],
-            verdict: Err((REFUSED, &["report"])),
-        },
-        Case {
-            name: "a processor of another line than the certificate",
-            change: |guest| {
-                guest.policy = policy(&[Product::Milan, Product::Genoa]);
-                guest.report.cpuid = Product::Genoa.cpuid();
-            },
-            verdict: Err((REFUSED, &["certificate of the signing key"])),
-        },
-        Case {
-            name: "a chip of the policy's list",
-            change: |guest| {
-                let chips = json!([hex::encode([1; 64]), hex::encode(chip(Product::Milan))]);
-                guest.policy["sev_snp"]["chips"] = chips;
-            },
-            verdict: Ok(()),
-        },
-        Case {
-            name: "a chip that is not in the policy's list",
-            change: |guest| guest.policy["sev_snp"]["chips"] = json!([hex::encode([1; 64])]),
-            verdict: Err((REFUSED, &["CHIP_ID"])),
-        },
-        Case {
-            name: "a masked chip id",
-            change: |guest| guest.report.chip_id = [0; 64],
-            verdict: Err((REFUSED, &["signed report"])),
-        },
-        Case {
-            name: "a masked chip key",
-            change: |guest| guest.report.key_info |= layout::KEY_INFO_MASK_CHIP_KEY,
-            verdict: Err((REFUSED, &["signed report"])),
-        },
-        Case {
-            name: "a chip other than the certificate's",
-            change: |guest| guest.report.chip_id = [1; 64],
-            verdict: Err((REFUSED, &["signed report"])),
-        },
-        Case {
-            name: "every broken rule is named",
-            change: |guest| {
-                guest.report.policy |= layout::POLICY_DEBUG | layout::POLICY_MIGRATE_MA;
-                guest.report.vmpl = 3;
-                guest.report.platform_info = 0;
-            },
-            verdict: Err((
-                REFUSED,
-                &[
-                    "VMPL",
-                    "guest policy: debug",
-                    "guest policy: migration agent",
-                    "platform: ALIAS_CHECK_COMPLETE",
-                ],
-            )),
-        },
-    ];
-    cases.iter().for_each(|case| case.run(Guest::new()));
+    ABOUT_MACHINES
+        .iter()
+        .for_each(|case| case.run(Guest::new()));
 }
 
 #[test]

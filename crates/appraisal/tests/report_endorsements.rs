@@ -258,22 +258,27 @@ fn a_certificate_out_of_its_dates_is_refused() {
     }
 }
 
+/// The policy wants a list.
+fn require(guest: &mut Guest) {
+    *guest.rule("/sev_snp/revocation_lists") = json!("required");
+}
+
+/// A list that was due for replacement a second ago.
+fn old(guest: &Guest) -> Vec<u8> {
+    let fields = CrlFields {
+        this_update: NOW - 10,
+        next_update: NOW - 1,
+        revoked: vec![],
+    };
+    ROOT.crl(guest.product, &fields).unwrap()
+}
+
+fn good(guest: &Guest) -> Vec<u8> {
+    revocations(&ROOT, guest.product, vec![])
+}
+
 #[test]
 fn a_required_revocation_list_must_be_there_and_in_force() {
-    fn require(guest: &mut Guest) {
-        *guest.rule("/sev_snp/revocation_lists") = json!("required");
-    }
-    fn old(guest: &Guest) -> Vec<u8> {
-        let fields = CrlFields {
-            this_update: NOW - 10,
-            next_update: NOW - 1,
-            revoked: vec![],
-        };
-        ROOT.crl(guest.product, &fields).unwrap()
-    }
-    fn good(guest: &Guest) -> Vec<u8> {
-        revocations(&ROOT, guest.product, vec![])
-    }
     let cases = [
         Case {
             name: "none, and the policy wants one",
@@ -317,6 +322,13 @@ fn a_required_revocation_list_must_be_there_and_in_force() {
             },
             verdict: Err((UNAVAILABLE, &["revocation list"])),
         },
+    ];
+    cases.iter().for_each(|case| case.run(Guest::new()));
+}
+
+#[test]
+fn a_revocation_list_that_is_given_must_be_the_roots_and_in_force() {
+    let cases = [
         Case {
             name: "an old one of the host's",
             change: |guest| guest.table = table::encode(&[(table::CRL, &old(guest))]),

@@ -273,7 +273,7 @@ fn a_captured_report_without_its_certificate_waits_for_it() {
 
 /// A captured quote, in the four shapes that the vectors have.
 fn quote(json: &Value) -> TpmEvidence {
-    let quote = json.get("quote").unwrap_or(&json["tpm_quote"]);
+    let quote = json.get("quote").unwrap_or_else(|| &json["tpm_quote"]);
     let bytes = |value: &Value| match value {
         Value::String(hex) => hex::decode(hex).unwrap(),
         numbers => serde_json::from_value(numbers.clone()).unwrap(),
