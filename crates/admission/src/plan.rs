@@ -1,4 +1,4 @@
-use crate::BootId;
+use crate::{BootId, SealingKeyHash};
 use alloc::string::String;
 use appraisal::{Appraised, AttesterIdentity};
 use audit::RecordEvent;
@@ -46,6 +46,7 @@ pub struct Ticket {
     pub(crate) attester: AttesterIdentity,
     pub(crate) image: String,
     pub(crate) boot: BootId,
+    pub(crate) sealing_key: SealingKeyHash,
 }
 
 /// The appraisal is another peer's than the one the ticket was decided for.
@@ -100,14 +101,21 @@ impl Ticket {
         appraised: &Appraised,
         sealing_key: &[u8; 32],
     ) -> Result<Release, ForeignAppraisal> {
+        let boot = BootId::of(appraised, sealing_key);
+        let asked = SealingKeyHash::of(sealing_key);
         let same = *appraised.identity() == self.attester
             && appraised.image() == self.image
-            && BootId::of(appraised, sealing_key) == self.boot;
+            && self.is_of(boot, asked);
         if same {
             Ok(self.release)
         } else {
             Err(ForeignAppraisal)
         }
+    }
+
+    /// Both count: a `REPORT_ID` names the boot of a guest, whatever sealing keys that makes.
+    pub(crate) fn is_of(&self, boot: BootId, sealing_key: SealingKeyHash) -> bool {
+        self.boot == boot && self.sealing_key == sealing_key
     }
 
     /// What would be released.

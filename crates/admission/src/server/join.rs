@@ -69,6 +69,7 @@ impl Desk<'_> {
             attester: self.peer.attester,
             image: self.peer.image.clone(),
             boot: self.peer.boot,
+            sealing_key: self.peer.sealing_key,
         };
         Plan::new(Some(event), Grant::Ticket(ticket))
     }

@@ -409,6 +409,19 @@ fn forget_then_join_as_new() {
 }
 
 #[test]
+fn a_ticket_is_for_one_boot_and_one_sealing_key() {
+    let asks = guest(1, 1, Join);
+    let granted = Store::default().ask(&asks, &join(D1, "worker-0")).unwrap();
+    let Grant::Ticket(ticket) = granted else {
+        panic!("{granted:?}");
+    };
+    assert!(ticket.is_of(asks.boot, asks.sealing_key));
+    for other in [guest(1, 2, Join), guest(2, 1, Join), peer(1, 1, Join)] {
+        assert!(!ticket.is_of(other.boot, other.sealing_key));
+    }
+}
+
+#[test]
 fn rebind_moves_a_disk_to_another_machine() {
     let mut store = Store::joined(&peer(1, 1, Join), D1);
     let attester = tpm_identity(2);
