@@ -531,13 +531,17 @@ fn a_report_that_names_no_product_is_judged_by_the_entry_of_its_certificate() {
 }
 
 #[test]
-fn a_report_that_names_no_product_is_refused_if_its_line_is_not_in_the_policy() {
+fn a_report_that_names_no_product_is_not_accepted_if_its_line_is_not_in_the_policy() {
     let mut guest = Guest::on(Product::Genoa);
     guest.report = guest.report.with_version(2);
-    guest.policy = policy(&[Product::Milan, Product::Turin]);
+    guest.policy = policy(&[Product::Milan]);
     let error = guest.appraise().unwrap_err();
     assert_eq!(error.class(), REFUSED);
     assert_eq!(error.checks()[0].check, "certificate of the signing key");
+    // With several candidates nobody knows that no certificate of theirs will come.
+    guest.policy = policy(&[Product::Milan, Product::Turin]);
+    let error = guest.appraise().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unavailable);
 }
 
 #[test]
