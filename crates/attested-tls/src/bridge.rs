@@ -1,7 +1,7 @@
 //! Lets rustls, which wants `Read` and `Write`, work directly on a tokio stream.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -43,6 +43,14 @@ impl<S: AsyncRead + Unpin> Read for Bridge<'_, '_, S> {
 impl<S: AsyncWrite + Unpin> Write for Bridge<'_, '_, S> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match Pin::new(&mut *self.stream).poll_write(self.cx, buffer) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// rustls hands over every queued record at once: one call instead of one a record.
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match Pin::new(&mut *self.stream).poll_write_vectored(self.cx, buffers) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }

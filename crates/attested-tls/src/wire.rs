@@ -4,7 +4,7 @@ use evidence::{Binding, EXPORTER_LABEL, Side, exporter_context};
 use prost::Message;
 use rustls::Connection;
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     time::Duration,
 };
 
@@ -130,13 +130,15 @@ impl Wire {
         let (len, payload) = frame::encode(message).ok_or(SessionError::Internal {
             what: "own message does not fit a frame",
         })?;
-        let mut writer = self.connection.writer();
-        writer
-            .write_all(&len.to_be_bytes())
-            .and_then(|()| writer.write_all(&payload))
-            .map_err(|_| SessionError::Internal {
+        let header = len.to_be_bytes();
+        // One record for both.
+        let frame = [IoSlice::new(&header), IoSlice::new(&payload)];
+        let written = self.connection.writer().write_vectored(&frame);
+        if written.ok() != Some(header.len() + payload.len()) {
+            return Err(SessionError::Internal {
                 what: "send buffer is full",
-            })?;
+            });
+        }
         Ok(payload)
     }
 
