@@ -178,19 +178,33 @@ impl Store {
         D: Fn(&Snapshot) -> Result<Step, Refusal> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
+        // Whoever asked may give up; the records stay, and the next try continues from them.
+        self.settle_then(decide, |decided| drop(answer.send(decided)));
+        let gone = Err(DecisionError::Store(StoreError::Failed));
+        answered.await.unwrap_or(gone)
+    }
+
+    /// [`Self::settle`], which calls `then` on the store's thread: it must neither wait nor work. The
+    /// caller's thread need not wake up in between.
+    pub fn settle_then<D>(
+        &self,
+        decide: D,
+        then: impl FnOnce(Result<Persisted, DecisionError>) + Send + 'static,
+    ) where
+        D: Fn(&Snapshot) -> Result<Step, Refusal> + Send + 'static,
+    {
         let job = Job {
             decide: Box::new(decide),
-            answer,
+            answer: Box::new(then),
         };
-        self.queue.try_send(Request::Decide(job)).map_err(|error| {
-            DecisionError::Store(match error {
-                TrySendError::Full(_) => StoreError::Behind,
-                TrySendError::Disconnected(_) => StoreError::Failed,
-            })
-        })?;
-        answered
-            .await
-            .map_err(|_| DecisionError::Store(StoreError::Failed))?
+        let (error, request) = match self.queue.try_send(Request::Decide(job)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(request)) => (StoreError::Behind, request),
+            Err(TrySendError::Disconnected(request)) => (StoreError::Failed, request),
+        };
+        if let Request::Decide(job) = request {
+            (job.answer)(Err(DecisionError::Store(error)));
+        }
     }
 
     /// Closes the file, provided that this is the last clone; nothing is decided any more.

@@ -1,7 +1,14 @@
 //! The four calls of a node. Each is: parse, decide durably, record, and only then grant.
 
-use crate::{failure::Failure, handshake::Node, keys::KeyClient, store::Store};
-use admission::{Context, Grant, Peer, Release, Ticket, Timestamp, decide};
+use crate::{
+    failure::Failure,
+    handshake::Node,
+    keys::KeyClient,
+    store::{Store, StoreError},
+};
+use admission::{
+    Context, Grant, Peer, Refusal, Release, Snapshot, Step, Ticket, Timestamp, decide,
+};
 use api::{
     CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, SealedSecret,
     join::{self, join_service_server},
@@ -11,6 +18,7 @@ use aws_lc_rs::rand;
 use identity::{ClusterId, DiskId, KeyVersion};
 use service_runtime::{Chain, audit_log::AuditLog};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 /// Serves accepted nodes.
@@ -104,28 +112,45 @@ impl Tickets {
             key_version: self.key_version,
             live_until: None,
         };
-        let decided = {
+        let granted = {
             let (request, peer) = (request.clone(), peer.clone());
-            self.store
-                .settle(move |snapshot| decide(&request, &peer, &context, snapshot))
+            self.grant(move |snapshot| decide(&request, &peer, &context, snapshot))
                 .await
         };
-        match decided.map_err(Failure::from) {
-            Ok(persisted) => {
-                if let Some(event) = persisted.event() {
-                    self.audit
-                        .record(event.clone())
-                        .await
-                        .map_err(Failure::Audit)?;
-                }
-                Ok(persisted.audited())
-            }
+        match granted {
             Err(Failure::Refused(refusal)) => {
                 self.record_refusal(refusal.event(&request, &peer)).await;
                 Err(Failure::Refused(refusal))
             }
-            Err(failure) => Err(failure),
+            granted => granted,
         }
+    }
+
+    /// The store's thread hands what is durable there to the audit log's thread, and that one wakes
+    /// this task: nothing is granted before both.
+    async fn grant<D>(&self, decide: D) -> Result<Grant, Failure>
+    where
+        D: Fn(&Snapshot) -> Result<Step, Refusal> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        // The peer may have gone; records and lines stay, and its next try continues from them.
+        let answer = move |granted| drop(answer.send(granted));
+        let audit = self.audit.clone();
+        self.store.settle_then(decide, move |decided| {
+            let persisted = match decided {
+                Ok(persisted) => persisted,
+                Err(error) => return answer(Err(error.into())),
+            };
+            match persisted.event().cloned() {
+                Some(event) => audit.record_then(event, move |recorded| {
+                    let granted = recorded.map(|()| persisted.audited());
+                    answer(granted.map_err(Failure::Audit));
+                }),
+                None => answer(Ok(persisted.audited())),
+            }
+        });
+        let gone = Err(Failure::Store(StoreError::Failed));
+        answered.await.unwrap_or(gone)
     }
 
     /// Fetches the key of a ticket and seals it to the node, whose appraisal it was decided on.

@@ -149,12 +149,21 @@ impl AuditLog {
     /// # Errors
     /// [`RecordError`]: then what the event says must not happen.
     pub async fn record(&self, event: RecordEvent) -> Result<(), RecordError> {
-        let record = Record {
-            time_ms: now_ms(),
-            event,
-        };
-        self.ask(|answer| Request::Record(Box::new(record), answer))
-            .await
+        self.ask(|answer| request(event, answer)).await
+    }
+
+    /// Records an event, and calls `then` on the log's thread when it is durable or will not be: it
+    /// must neither wait nor work. The caller's thread need not wake up in between.
+    pub fn record_then(
+        &self,
+        event: RecordEvent,
+        then: impl FnOnce(Result<(), RecordError>) + Send + 'static,
+    ) {
+        if let Err((error, Request::Record(_, then) | Request::Finish(then))) =
+            self.enqueue(request(event, Box::new(then)))
+        {
+            then(Err(error));
+        }
     }
 
     /// Queues an event without waiting for the disk: for refusals, after which nothing happens.
@@ -162,12 +171,8 @@ impl AuditLog {
     /// # Errors
     /// [`RecordError::Behind`] or [`RecordError::Closed`].
     pub fn note(&self, event: RecordEvent) -> Result<(), RecordError> {
-        let record = Record {
-            time_ms: now_ms(),
-            event,
-        };
-        let (answer, _nobody_waits) = oneshot::channel();
-        self.enqueue(Request::Record(Box::new(record), answer))
+        let queued = self.enqueue(request(event, Box::new(|_nobody_waits| {})));
+        queued.map_err(|(error, _)| error)
     }
 
     /// Signs the head and closes the log; later records are refused.
@@ -192,16 +197,29 @@ impl AuditLog {
 
     async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), RecordError> {
         let (answer, answered) = oneshot::channel();
-        self.enqueue(request(answer))?;
+        // Whoever asked may give up; the line is there all the same.
+        let answer = Box::new(|result| {
+            let _gone = answer.send(result);
+        });
+        self.enqueue(request(answer)).map_err(|(error, _)| error)?;
         answered.await.map_err(|_| RecordError::Closed)?
     }
 
-    fn enqueue(&self, request: Request) -> Result<(), RecordError> {
+    /// Gives back what cannot be queued.
+    fn enqueue(&self, request: Request) -> Result<(), (RecordError, Request)> {
         self.queue.try_send(request).map_err(|error| match error {
-            TrySendError::Full(_) => RecordError::Behind,
-            TrySendError::Disconnected(_) => RecordError::Closed,
+            TrySendError::Full(request) => (RecordError::Behind, request),
+            TrySendError::Disconnected(request) => (RecordError::Closed, request),
         })
     }
+}
+
+fn request(event: RecordEvent, answer: Answer) -> Request {
+    let record = Record {
+        time_ms: now_ms(),
+        event,
+    };
+    Request::Record(Box::new(record), answer)
 }
 
 /// Events that wait for the disk: a second of the busiest service at 1,000 a second.
@@ -214,9 +232,9 @@ const BATCH: usize = 256;
 const UNSIGNED_LINES: usize = 1024;
 const UNSIGNED_TIME: Duration = Duration::from_secs(60);
 
-type Answer = oneshot::Sender<Result<(), RecordError>>;
+/// Called on the log's thread.
+type Answer = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
 
-#[derive(Debug)]
 enum Request {
     Finish(Answer),
     Record(Box<Record>, Answer),
@@ -370,8 +388,7 @@ fn signer(key: &Ed25519KeyPair) -> impl FnOnce(&[u8]) -> Option<[u8; 64]> + '_ {
 fn reply(answers: Vec<Answer>, result: &Result<(), WriteError>) {
     for answer in answers {
         let result = result.as_ref().map_err(|_| RecordError::NotDurable);
-        // Whoever asked may have given up; the line is there all the same.
-        let _gone = answer.send(result.copied());
+        answer(result.copied());
     }
 }
 

@@ -15,11 +15,11 @@ pub trait ServiceConfig: DeserializeOwned {
 }
 
 /// A service as its `main` sees it: configuration in, finished work out.
-pub trait Service {
+pub trait Service: 'static {
     /// Its configuration file.
-    type Config: ServiceConfig;
+    type Config: ServiceConfig + Send;
     /// Why it could not start, or why it stopped.
-    type Error: Error + 'static;
+    type Error: Error + Send + 'static;
     /// Name of the program.
     const NAME: &'static str;
 
@@ -27,7 +27,7 @@ pub trait Service {
     fn run(
         config: Self::Config,
         shutdown: Shutdown,
-    ) -> impl Future<Output = Result<(), Self::Error>>;
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
 /// Parses `--config FILE`, loads it, runs the service. The exit code is 0 after a requested shutdown,
@@ -72,7 +72,8 @@ fn run<S: Service>(config: S::Config) -> Result<(), Box<dyn Error>> {
         .build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        S::run(config, shutdown).await?;
+        // On a worker, where a connection is accepted without waking this thread.
+        tokio::spawn(S::run(config, shutdown)).await??;
         tracing::info!("{} stopped as requested", S::NAME);
         Ok(())
     })

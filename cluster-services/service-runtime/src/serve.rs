@@ -168,7 +168,8 @@ impl Server {
             let shutdown = shutdown.clone();
             connections.spawn(async move {
                 let _pass = pass;
-                let handshake = acceptor.accept(io, source.clone());
+                // Boxed: its memory is gone while the connection lives.
+                let handshake = Box::pin(acceptor.accept(io, source.clone()));
                 match timeout(self.handshake, handshake).await {
                     Ok(Some((stream, peer))) => {
                         let service = with_peer(service, peer, self.request);

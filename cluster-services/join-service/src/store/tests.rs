@@ -55,6 +55,15 @@ async fn decisions_survive_a_restart_and_a_backup() {
 }
 
 #[tokio::test]
+async fn a_closed_store_decides_nothing_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.clone().close().await;
+    let decided = let_in(&store, "control-0").await;
+    assert_eq!(decided, Err(DecisionError::Store(StoreError::Failed)));
+}
+
+#[tokio::test]
 async fn serials_only_rise_and_only_together() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

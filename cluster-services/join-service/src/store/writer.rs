@@ -4,6 +4,8 @@ use super::{DecisionError, OBJECTS, StoreError, fail};
 use admission::{Key, Objects, Persisted, Plan, Refusal, Snapshot, Step, Unsettled, Value, settle};
 use redb::{Database, ReadableTable, StorageError, Table};
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     iter,
     sync::{Arc, mpsc::Receiver},
 };
@@ -15,7 +17,8 @@ type Decide = Box<dyn Fn(&Snapshot) -> Result<Step, Refusal> + Send>;
 /// One decision to make, and whoever waits for it.
 pub(super) struct Job {
     pub(super) decide: Decide,
-    pub(super) answer: oneshot::Sender<Result<Persisted, DecisionError>>,
+    /// Called on the writer's thread.
+    pub(super) answer: Box<dyn FnOnce(Result<Persisted, DecisionError>) + Send>,
 }
 
 /// What the writer is asked for.
@@ -69,6 +72,7 @@ impl Writer {
         let (decisions, dirty) = {
             let mut objects = Batch {
                 table: transaction.open_table(OBJECTS)?,
+                known: RefCell::default(),
                 dirty: false,
             };
             let decisions = batch.iter().map(|job| decide(&job.decide, &mut objects));
@@ -95,8 +99,7 @@ fn answer(batch: Vec<Job>, decisions: Result<Vec<Decision>, StoreError>) {
             .collect(),
     };
     for (job, decision) in batch.into_iter().zip(decisions) {
-        // Whoever asked may have gone; the records stay, and the next try continues from them.
-        let _gone = job.answer.send(decision.map(|plan| plan.persisted()));
+        (job.answer)(decision.map(|plan| plan.persisted()));
     }
 }
 
@@ -113,6 +116,8 @@ fn decide(decide: &Decide, objects: &mut Batch<'_>) -> Result<Decision, redb::Er
 /// The objects of the store in the transaction of a batch.
 struct Batch<'a> {
     table: Table<'a, &'static str, &'static [u8]>,
+    /// What was read or put before: a decision reads most objects twice.
+    known: RefCell<BTreeMap<Key, Option<Value>>>,
     /// Whether there is anything to commit.
     dirty: bool,
 }
@@ -134,17 +139,24 @@ impl Objects for Batch<'_> {
     type Error = Fault;
 
     fn get(&self, key: &Key) -> Result<Option<Value>, Fault> {
-        let Some(stored) = self.table.get(key.to_string().as_str())? else {
-            return Ok(None);
-        };
-        let value = serde_json::from_slice(stored.value());
-        value.map(Some).map_err(|_| corrupt(key))
+        if let Some(known) = self.known.borrow().get(key) {
+            return Ok(known.clone());
+        }
+        let value = self
+            .table
+            .get(key.to_string().as_str())?
+            .map(|stored| serde_json::from_slice(stored.value()))
+            .transpose()
+            .map_err(|_| corrupt(key))?;
+        self.known.borrow_mut().insert(key.clone(), value.clone());
+        Ok(value)
     }
 
     fn put(&mut self, key: &Key, value: Value) -> Result<(), Fault> {
-        let value = serde_json::to_vec(&value).map_err(|_| corrupt(key))?;
+        let encoded = serde_json::to_vec(&value).map_err(|_| corrupt(key))?;
         self.table
-            .insert(key.to_string().as_str(), value.as_slice())?;
+            .insert(key.to_string().as_str(), encoded.as_slice())?;
+        self.known.get_mut().insert(key.clone(), Some(value));
         self.dirty = true;
         Ok(())
     }

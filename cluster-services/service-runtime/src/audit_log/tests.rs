@@ -184,3 +184,26 @@ fn a_wrong_key_or_folder_is_refused() {
         Err(OpenError::Key(_))
     ));
 }
+
+/// Whoever chains on a record hears of it in every case, and of a success only when the line is there.
+#[tokio::test]
+async fn a_continuation_runs_after_the_line_is_durable_or_with_the_reason() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let record = |name: &'static str| {
+        let (answer, answered) = oneshot::channel();
+        let event = RecordEvent::new(Action::RecordChange, Outcome::Done, name);
+        let files = folder.files();
+        log.record_then(event, move |result| {
+            let there = files
+                .iter()
+                .any(|path| fs::read_to_string(path).unwrap().contains(name));
+            answer.send((result, there)).unwrap();
+        });
+        answered
+    };
+    assert_eq!(record("first").await.unwrap(), (Ok(()), true));
+    log.finish().await.unwrap();
+    let late = record("second").await.unwrap();
+    assert_eq!(late, (Err(RecordError::Closed), false));
+}
