@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process,
     sync::{
@@ -22,6 +23,8 @@ pub(crate) const MAX_LEAF: usize = 8 * 1024;
 
 /// Suffix of complete files. Others are of writers that died, or not ours.
 const SUFFIX: &str = ".der";
+/// How names of revocation lists begin.
+const LIST: &str = "crl-";
 /// Suffix of files being written.
 const TEMPORARY: &str = ".tmp";
 
@@ -66,11 +69,38 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct Cache {
     leaves: HashMap<EndorsementId, Vec<u8>>,
-    lists: HashMap<[u8; 32], (Vec<u8>, Period)>,
+    lists: HashMap<[u8; 32], List>,
+}
+
+#[derive(Clone, Debug)]
+struct List {
+    der: Vec<u8>,
+    period: Period,
+    /// The file when it was last looked into. Another process may put a newer list there.
+    seen: Option<Stamp>,
+}
+
+/// What differs once a file was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: SystemTime,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            modified: metadata.modified().ok()?,
+        })
+    }
 }
 
 impl Store {
-    /// Opens the folder, which is made if it is not there. Beyond `max_files` the oldest go.
+    /// Opens the folder, which is made if it is not there. Beyond `max_files` the oldest certificates
+    /// go. Revocation lists stay: there is one for each root, and anybody who can name a chip can have
+    /// the folder filled with certificates.
     ///
     /// # Errors
     /// [`StoreError::Folder`].
@@ -126,7 +156,7 @@ impl Store {
     /// The revocation list of a root, if one is in force at `now`.
     #[must_use]
     pub fn revocation_list(&self, authorities: &Authorities, now: UnixTime) -> Option<Vec<u8>> {
-        self.list_in_force(authorities, now).map(|(der, _)| der)
+        self.list_in_force(authorities, now).map(|list| list.der)
     }
 
     /// Keeps a revocation list that was verified. An older list never replaces a newer one, so that
@@ -140,35 +170,37 @@ impl Store {
     ) -> Result<(), StoreError> {
         let period = list.period();
         let known = self.list_in_force(authorities, now);
-        if known.is_some_and(|(_, known)| known.from > period.from) {
+        if known.is_some_and(|known| known.period.from > period.from) {
             return Ok(());
         }
-        let entry = (der.to_vec(), period);
-        self.cache().lists.insert(*authorities.root(), entry);
+        let list = List {
+            der: der.to_vec(),
+            period,
+            seen: None,
+        };
+        self.cache().lists.insert(*authorities.root(), list);
         self.put(&list_name(authorities), der)
     }
 
-    fn list_in_force(&self, authorities: &Authorities, now: UnixTime) -> Option<(Vec<u8>, Period)> {
-        let in_force = |period: &Period| period.from <= now && now <= period.until;
-        if let Some((der, period)) = self.cache().lists.get(authorities.root())
-            && in_force(period)
-        {
-            return Some((der.clone(), *period));
-        }
+    /// The newest list in force, of those in memory and on disk.
+    fn list_in_force(&self, authorities: &Authorities, now: UnixTime) -> Option<List> {
+        let in_force = |list: &List| list.period.from <= now && now <= list.period.until;
+        let known = self.cache().lists.get(authorities.root()).cloned();
+        let known = known.filter(in_force);
         let path = self.folder.join(list_name(authorities));
-        let der = read_bounded(&path, MAX_REVOCATION_LIST)?;
-        match RevocationList::authenticate(&der, authorities, now) {
-            Ok(list) => {
-                let entry = (der, list.period());
-                let mut cache = self.cache();
-                cache.lists.insert(*authorities.root(), entry.clone());
-                Some(entry)
-            }
-            Err(error) => {
-                warn_ignored(&path, &error);
-                None
-            }
+        let seen = Stamp::of(&path);
+        if known.as_ref().is_some_and(|known| known.seen == seen) {
+            return known;
         }
+        let found = read_list(&path, authorities, now);
+        let newest = match (known, found) {
+            (Some(known), Some(found)) if found.period.from < known.period.from => known,
+            (known, found) => found.or(known)?,
+        };
+        let newest = List { seen, ..newest };
+        let mut cache = self.cache();
+        cache.lists.insert(*authorities.root(), newest.clone());
+        Some(newest)
     }
 
     /// All certificates in the folder, with what they are, and all revocation lists.
@@ -239,9 +271,10 @@ impl Store {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Removes the oldest files beyond the limit, and what dead writers left.
+    /// Removes the oldest certificates beyond the limit, and what dead writers left.
     fn prune(&self) -> io::Result<()> {
         let mut files = self.files()?;
+        files.retain(|(_, path)| !is_list(path));
         files.sort();
         let surplus = files.len().saturating_sub(self.max_files);
         for (_, path) in files.iter().take(surplus) {
@@ -283,10 +316,31 @@ pub(crate) struct Contents {
     pub(crate) lists: Vec<(snp::Product, Vec<u8>)>,
 }
 
+/// The list in a file, if it is one of this root and in force.
+fn read_list(path: &Path, authorities: &Authorities, now: UnixTime) -> Option<List> {
+    let der = read_bounded(path, MAX_REVOCATION_LIST)?;
+    match RevocationList::authenticate(&der, authorities, now) {
+        Ok(list) => Some(List {
+            der,
+            period: list.period(),
+            seen: None,
+        }),
+        Err(error) => {
+            warn_ignored(path, &error);
+            None
+        }
+    }
+}
+
+fn is_list(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(LIST)
+}
+
 fn list_name(authorities: &Authorities) -> String {
     let root = authorities.root().get(..8).unwrap_or_default();
     format!(
-        "crl-{}-{}{SUFFIX}",
+        "{LIST}{}-{}{SUFFIX}",
         authorities.product(),
         hex::encode(root)
     )

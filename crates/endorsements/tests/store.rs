@@ -196,6 +196,50 @@ fn the_oldest_files_go_first() {
 }
 
 #[test]
+fn certificates_do_not_push_out_revocation_lists() {
+    let folder = tempdir().unwrap();
+    let old = list(Product::Milan, NOW.0 - 10);
+    let lists = Bundle::new(Vec::new(), vec![(snp::Product::Milan, old.clone())]);
+    let small = || Store::open(folder.path(), 2, authorities()).unwrap();
+    lists.import(&small(), NOW).unwrap();
+    set_age(&folder.path().join(&files(folder.path())[0]), 5000);
+    for number in 0..4 {
+        let (id, der) = vcek(Product::Milan, number, TCB);
+        let bundle = Bundle::new(vec![(id.kind(), der)], Vec::new());
+        bundle.import(&small(), NOW).unwrap();
+    }
+    assert_eq!(files(folder.path()).len(), 3);
+    let authorities = authorities();
+    let milan = authorities.iter().next().unwrap();
+    assert_eq!(small().revocation_list(milan, NOW), Some(old));
+}
+
+/// A revocation that an operator imports must not wait for a restart.
+#[test]
+fn a_newer_list_of_another_process_counts_at_once_and_an_older_one_never() {
+    let folder = tempdir().unwrap();
+    let [first, newer, oldest] = [20, 10, 30].map(|age| list(Product::Milan, NOW.0 - age));
+    let authorities = authorities();
+    let milan = authorities.iter().next().unwrap();
+    let put = |list: &[u8]| {
+        let lists = Bundle::new(Vec::new(), vec![(snp::Product::Milan, list.to_vec())]);
+        lists.import(&store(folder.path()), NOW).unwrap();
+    };
+    put(&first);
+    let service = store(folder.path());
+    assert_eq!(service.revocation_list(milan, NOW), Some(first));
+    put(&newer);
+    assert_eq!(service.revocation_list(milan, NOW), Some(newer.clone()));
+    let path = folder.path().join(&files(folder.path())[0]);
+    for replaced in [&*oldest, b"garbage"] {
+        fs::write(&path, replaced).unwrap();
+        assert_eq!(service.revocation_list(milan, NOW), Some(newer.clone()));
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(service.revocation_list(milan, NOW), Some(newer));
+}
+
+#[test]
 fn a_bundle_carries_everything_to_another_folder() {
     let (here, there) = (tempdir().unwrap(), tempdir().unwrap());
     let all = [
