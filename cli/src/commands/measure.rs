@@ -1,8 +1,10 @@
 //! `constellation measure`: what a boot of an image leaves in the PCRs, or in a launch measurement.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use appraisal::document::{ByPcr, EventDocument, PcrValue, SnpImageDocument};
 use clap::Args;
+use evidence::EvidenceKind;
+use measure::cmdline::Cmdline;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf};
 
@@ -11,7 +13,13 @@ mod pcrs;
 
 use launch::{Launch, LaunchArgs};
 
-use crate::{files, output::OutputFormat};
+use crate::{
+    files,
+    output::{OutputFormat, WithHint as _},
+};
+
+/// Key of the word that says what an image attests with (docs/agent.md).
+const EVIDENCE: &str = "constellation.evidence";
 
 /// Compute what an image's boot measures: PCR values, or SEV-SNP launch measurements.
 ///
@@ -45,6 +53,26 @@ impl Measure {
             .with_context(|| format!("measure `{}`", path.display()))?;
         output.print(&measurements)
     }
+}
+
+/// Refuses values that would let an image pass as another kind than its command line says. What keeps
+/// root on a node from a second key is that kind's only: PCR 15 is not extended where a claim on the
+/// report does it, and no report is claimed where PCR 15 does it.
+fn check_kind(cmdline: &Cmdline, compared: impl Fn(EvidenceKind) -> bool) -> Result<()> {
+    // Without a kind no agent goes on, so that nobody is root there.
+    let Some(text) = cmdline.value(EVIDENCE) else {
+        return Ok(());
+    };
+    let kind: EvidenceKind = text
+        .parse()
+        .with_context(|| format!("command line: `{EVIDENCE}={text}`"))?;
+    if compared(kind) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "the image attests with `{kind}`, of which this is not compared"
+    ))
+    .hint("`--sev-snp` is for `sev-snp` and `sev-snp-vtpm`; PCRs are for `tpm` and `azure-sev-snp`")
 }
 
 /// What `reference-values add` reads.

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use appraisal::document::LaunchDigest;
 use clap::Args;
+use evidence::EvidenceKind;
 use measure::{
     cmdline::Cmdline,
     sev_snp::{Firmware, KernelHashes, LaunchConfig, MAX_VCPUS, VcpuSignature, Vmm},
@@ -11,6 +12,7 @@ use measure::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use super::check_kind;
 use crate::{files, output::WithHint as _};
 
 /// How the guest is started: QEMU's direct boot with `kernel-hashes=on`. There is no measurement of
@@ -113,15 +115,22 @@ impl LaunchArgs {
         let cmdline = optional(&self.cmdline)?;
         let cmdline = cmdline.strip_suffix(b"\n").unwrap_or(&cmdline);
         let cmdline = Cmdline::parse(cmdline).context("read the command line")?;
+        check_kind(&cmdline, is_launched)?;
         let initrd = optional(&self.initrd)?;
         let kernel = files::read(kernel)?;
         Ok(KernelHashes::of(&kernel, &initrd, cmdline.as_str()))
     }
 }
 
+/// Whether the image's own launch is what the report of this kind measures.
+fn is_launched(kind: EvidenceKind) -> bool {
+    kind.has_report() && !kind.has_latch()
+}
+
 /// A UKI's parts, as `image unpack` writes them.
 fn hashes_of_uki(bytes: &[u8]) -> Result<KernelHashes> {
     let uki = Uki::parse(bytes)?;
+    check_kind(uki.cmdline(), is_launched)?;
     let (kernel, initrd) = (uki.section(".linux")?, uki.section(".initrd")?);
     Ok(KernelHashes::of(kernel, initrd, uki.cmdline().as_str()))
 }

@@ -2,7 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use appraisal::document::{ByPcr, EventDocument, PcrValue};
-use measure::predict::{PredictError, UkiPcrs};
+use evidence::EvidenceKind;
+use measure::{
+    predict::{PredictError, UkiPcrs},
+    uki::Uki,
+};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -10,7 +14,7 @@ use std::{
 };
 use tpm::{EventLog, ExpectedEvent};
 
-use super::Measurements;
+use super::{Measurements, check_kind};
 use crate::{files, output::WithHint as _};
 
 /// PCRs that the firmware fills before it starts any image: a false firmware can write every
@@ -24,6 +28,7 @@ type Values = BTreeMap<u32, Vec<PcrValue>>;
 pub(super) fn measure(uki: &[u8], event_logs: &[PathBuf]) -> Result<Measurements> {
     let (pcrs, events) =
         predict(uki).hint("give a unified kernel image (UKI), as built by `make image`")?;
+    check_kind(Uki::parse(uki)?.cmdline(), EvidenceKind::has_latch)?;
     let mut values = Values::new();
     for (index, register) in [
         (4, pcrs.pcr4),
