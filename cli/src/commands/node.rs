@@ -210,6 +210,10 @@ impl Node {
     }
 }
 
+/// The longest list of records and boots, each of some 100 bytes. They only ever grow, by what hosts
+/// make their nodes do: a host that starts a node again and again must not keep the operator from them.
+const MAX_ANSWER: usize = 256 << 20;
+
 async fn connect(socket: &Path) -> Result<JoinAdminClient<Channel>> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
@@ -222,7 +226,7 @@ async fn connect(socket: &Path) -> Result<JoinAdminClient<Channel>> {
         .await
         .with_context(|| format!("connect to the join service at `{}`", socket.display()))
         .hint("run this as the service's user or root on its machine, or give `--socket`")?;
-    Ok(JoinAdminClient::new(channel))
+    Ok(JoinAdminClient::new(channel).max_decoding_message_size(MAX_ANSWER))
 }
 
 async fn list(client: &mut JoinAdminClient<Channel>) -> Result<Records> {
