@@ -2,9 +2,10 @@
 
 use crate::{
     config::DocumentConfig,
-    store::{SerialError, Store},
+    store::{SerialError, Store, Version},
 };
 use appraisal::{Appraiser, LoadError, Policy, ReferenceValues};
+use aws_lc_rs::digest::{SHA256, digest as hash};
 use owner::{DocumentError, DocumentKind, OwnerFingerprint, SignedDocument};
 use service_runtime::watch::{FileWatch, WatchError, Watched};
 
@@ -23,8 +24,8 @@ pub enum DocumentsError {
     /// A file is missing from the watch; a bug.
     #[error("internal: expected two documents")]
     Count,
-    /// A document is older than one that was in force.
-    #[error("older than what was in force")]
+    /// A document is older than one that was in force, or another one of the same serial.
+    #[error("not newer than what was in force")]
     Serial(#[source] SerialError),
     /// A document is not signed by the owner.
     #[error("{document}")]
@@ -69,6 +70,7 @@ fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded
     };
     let content = |document| move |source| DocumentsError::Content { document, source };
     let policy = authenticate(policy, DocumentKind::Policy, POLICY, owner)?;
+    let policy_digest = digest(&policy);
     let policy = Policy::parse(policy.as_bytes()).map_err(content(POLICY))?;
     let reference_values = authenticate(
         reference_values,
@@ -76,16 +78,25 @@ fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded
         REFERENCE_VALUES,
         owner,
     )?;
+    let values_digest = digest(&reference_values);
     let reference_values =
         ReferenceValues::parse(reference_values.as_bytes()).map_err(content(REFERENCE_VALUES))?;
-    let serials = [
-        (POLICY, policy.serial()),
-        (REFERENCE_VALUES, reference_values.serial()),
+    let versions = [
+        Version {
+            document: POLICY,
+            serial: policy.serial(),
+            digest: policy_digest,
+        },
+        Version {
+            document: REFERENCE_VALUES,
+            serial: reference_values.serial(),
+            digest: values_digest,
+        },
     ];
     let appraiser = Appraiser::new(policy, reference_values).map_err(content(REFERENCE_VALUES))?;
     // Last, so that only documents that do come into force raise what is remembered.
     store
-        .raise_serials(&serials)
+        .raise_serials(&versions)
         .map_err(DocumentsError::Serial)?;
     Ok(appraiser)
 }
@@ -98,4 +109,10 @@ fn authenticate(
 ) -> Result<String, DocumentsError> {
     SignedDocument::open(text, kind, owner)
         .map_err(|source| DocumentsError::Signature { document, source })
+}
+
+fn digest(content: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(hash(&SHA256, content.as_bytes()).as_ref());
+    digest
 }

@@ -39,6 +39,9 @@ pub enum Failure {
     /// The admission core refused.
     #[error("refused")]
     Refused(#[source] Refusal),
+    /// Policy or reference values changed since the node was appraised: it must come again.
+    #[error("appraised by rules that are no longer in force")]
+    RulesChanged,
     /// The key cannot be sealed to the peer's sealing key.
     #[error("cannot seal the key")]
     Seal(#[source] SealError),
@@ -52,9 +55,9 @@ impl Failure {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Audit(_) | Self::Store(StoreError::Behind | StoreError::Failed) => {
-                Class::Unavailable
-            }
+            Self::Audit(_)
+            | Self::RulesChanged
+            | Self::Store(StoreError::Behind | StoreError::Failed) => Class::Unavailable,
             Self::Key(error) => error.class(),
             Self::Malformed(_) | Self::Seal(_) => Class::Malformed,
             Self::Refused(refusal) => match refusal.class() {

@@ -22,11 +22,32 @@ use service_runtime::{
     watch::Watched,
 };
 use snp::Origin;
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc, thread, time::Instant};
+use std::{net::IpAddr, num::NonZeroU32, ops::Deref, sync::Arc, thread, time::Instant};
 use tokio::net::TcpStream;
 
 /// A node that was appraised and accepted, as a request's handler gets it.
-pub type Node = Arc<AcceptedAttester<Appraised>>;
+#[derive(Clone, Debug)]
+pub struct Node {
+    attester: Arc<AcceptedAttester<Appraised>>,
+    rules: Arc<Appraiser>,
+}
+
+impl Node {
+    /// Whether these rules have been in force since before the node's appraisal. A channel would else
+    /// outlive a policy or an image that its owner withdrew.
+    #[must_use]
+    pub fn is_appraised_by(&self, rules: &Arc<Appraiser>) -> bool {
+        Arc::ptr_eq(&self.rules, rules)
+    }
+}
+
+impl Deref for Node {
+    type Target = AcceptedAttester<Appraised>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.attester
+    }
+}
 
 /// The paths on which a node dials a join service.
 const PATHS: [AdmissionPath; 2] = [AdmissionPath::Join, AdmissionPath::Rejoin];
@@ -41,6 +62,7 @@ const REFUSALS_BURST: NonZeroU32 = number(60);
 #[derive(Clone, Debug)]
 pub struct Door {
     admitter: Arc<Admitter<Desk>>,
+    rules: Watched<Appraiser>,
     rate: Arc<RateLimit<IpAddr>>,
     handshakes: Gate<IpAddr>,
 }
@@ -58,6 +80,7 @@ impl Door {
         let limit = limits.handshake_seconds.duration();
         let end = TlsEnd::generate()?;
         Ok(Self {
+            rules: desk.rules.clone(),
             admitter: Arc::new(Admitter::new(end, Arc::new(desk), parallel, limit)),
             rate: Arc::new(RateLimit::new(
                 limits.handshakes_per_second,
@@ -87,11 +110,16 @@ impl Accept<TcpStream, IpAddr> for Door {
             return None;
         };
         let started = Instant::now();
+        // Before the appraisal: rules that change meanwhile count as changed since.
+        let rules = self.rules.current();
         match self.admitter.accept(io, &PATHS).await {
             Ok(stream) => {
                 count("accepted");
                 metrics::histogram!("handshake_seconds").record(started.elapsed().as_secs_f64());
-                let node = Arc::clone(stream.peer());
+                let node = Node {
+                    attester: Arc::clone(stream.peer()),
+                    rules,
+                };
                 tracing::info!(
                     peer = %source,
                     attester = %node.appraised().identity(),

@@ -125,7 +125,7 @@ impl JoinService {
         log_rules(&rules.current());
         let endorsers = Endorsers::open(config.endorsements.as_ref(), rules.current().policy())
             .map_err(StartError::Endorsements)?;
-        let desk = Desk::new(rules, endorsers, key, audit.clone());
+        let desk = Desk::new(rules.clone(), endorsers, key, audit.clone());
         let keys = KeyClient::new(&config.key_service, readiness.clone())
             .map_err(StartError::KeyService)?;
         let socket = |source| StartError::OperatorSocket {
@@ -140,6 +140,7 @@ impl JoinService {
             operator_door: OperatorDoor::new().map_err(socket)?,
             door: Door::new(desk, &config.limits).map_err(StartError::Tls)?,
             tickets: Tickets {
+                rules,
                 store: store.clone(),
                 audit: audit.clone(),
                 keys,

@@ -27,8 +27,8 @@ use writer::{Job, Request, Writer};
 /// Objects of the admission core by their names, as JSON.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 
-/// The highest serial seen of each document.
-const SERIALS: TableDefinition<'_, &str, u64> = TableDefinition::new("serials");
+/// The highest serial seen of each document, and the SHA-256 of what had it.
+const DOCUMENTS: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::new("documents");
 
 /// What this file is.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -106,7 +106,18 @@ pub enum DecisionError {
     Store(#[source] StoreError),
 }
 
-/// A document's serial is below the one that was in force before.
+/// A document as the store remembers it.
+#[derive(Debug, Clone, Copy)]
+pub struct Version {
+    /// Which document.
+    pub document: &'static str,
+    /// Its serial.
+    pub serial: u64,
+    /// SHA-256 of its content.
+    pub digest: [u8; 32],
+}
+
+/// A document is not one that may follow what was in force before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SerialError {
@@ -119,6 +130,14 @@ pub enum SerialError {
         stored: u64,
         /// The document's.
         got: u64,
+    },
+    /// Two documents have one serial: nobody could say which of them is the newer one.
+    #[error("{document}: serial {serial} was in force before with another content")]
+    Reused {
+        /// The document.
+        document: &'static str,
+        /// The serial of both.
+        serial: u64,
     },
     /// The serials cannot be stored, so the documents cannot come into force.
     #[error("cannot store the serials")]
@@ -249,10 +268,10 @@ impl Store {
     /// Stores the serials of documents that are about to come into force, all or none.
     ///
     /// # Errors
-    /// [`SerialError`] when one of them is below the stored one; the documents must not come into
-    /// force then.
-    pub fn raise_serials(&self, serials: &[(&'static str, u64)]) -> Result<(), SerialError> {
-        self.write_serials(serials)
+    /// [`SerialError`] when one of them is below the stored one, or the same for another content; the
+    /// documents must not come into force then.
+    pub fn raise_serials(&self, versions: &[Version]) -> Result<(), SerialError> {
+        self.write_versions(versions)
             .map_err(|source| SerialError::Store(Box::new(source)))?
     }
 
@@ -274,30 +293,38 @@ impl Store {
         Ok(objects)
     }
 
-    fn write_serials(
-        &self,
-        serials: &[(&'static str, u64)],
-    ) -> Result<Result<(), SerialError>, redb::Error> {
+    fn write_versions(&self, versions: &[Version]) -> Result<Result<(), SerialError>, redb::Error> {
         let transaction = self.database.begin_write()?;
         {
-            let mut table = transaction.open_table(SERIALS)?;
-            for (document, got) in serials {
-                let (document, got) = (*document, *got);
-                let stored = table
-                    .insert(document, got)?
-                    .map_or(0, |stored| stored.value());
-                if got < stored {
+            let mut table = transaction.open_table(DOCUMENTS)?;
+            for version in versions {
+                let stored = table.get(version.document)?.map(|stored| stored.value());
+                if let Err(error) = version.follows(stored) {
                     // Dropping the transaction undoes what this loop wrote.
-                    return Ok(Err(SerialError::Lower {
-                        document,
-                        stored,
-                        got,
-                    }));
+                    return Ok(Err(error));
                 }
+                table.insert(version.document, (version.serial, version.digest))?;
             }
         }
         transaction.commit()?;
         Ok(Ok(()))
+    }
+}
+
+impl Version {
+    fn follows(&self, stored: Option<(u64, [u8; 32])>) -> Result<(), SerialError> {
+        let (document, got) = (self.document, self.serial);
+        match stored {
+            Some((stored, _)) if got < stored => Err(SerialError::Lower {
+                document,
+                stored,
+                got,
+            }),
+            Some((serial, digest)) if got == serial && self.digest != digest => {
+                Err(SerialError::Reused { document, serial })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -337,7 +364,7 @@ fn prepare(database: &Database, cluster: ClusterId) -> Result<(Vec<u8>, Vec<u8>)
     };
     if found.0 == FORMAT.1 {
         transaction.open_table(OBJECTS)?;
-        transaction.open_table(SERIALS)?;
+        transaction.open_table(DOCUMENTS)?;
         transaction.commit()?;
     } else {
         transaction.abort()?;

@@ -13,10 +13,11 @@ use api::{
     CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, SealedSecret,
     join::{self, join_service_server},
 };
+use appraisal::Appraiser;
 use audit::{Action, RecordEvent, Text};
 use aws_lc_rs::rand;
 use identity::{ClusterId, DiskId, KeyVersion};
-use service_runtime::{Chain, audit_log::AuditLog};
+use service_runtime::{Chain, audit_log::AuditLog, watch::Watched};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -24,6 +25,8 @@ use tonic::{Request, Response, Status};
 /// Serves accepted nodes.
 #[derive(Debug)]
 pub struct Tickets {
+    /// Policy and reference values.
+    pub rules: Watched<Appraiser>,
     /// The records.
     pub store: Store,
     /// The audit log.
@@ -197,6 +200,9 @@ impl Tickets {
         let node = request.extensions().get::<Node>().cloned();
         let outcome = match &node {
             None => Err(Failure::NoNode),
+            Some(node) if !node.is_appraised_by(&self.rules.current()) => {
+                Err(Failure::RulesChanged)
+            }
             Some(node) => match R::try_from(request.into_inner()) {
                 Ok(request) => answer(node, request).await,
                 Err(malformed) => {

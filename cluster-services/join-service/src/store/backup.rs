@@ -1,6 +1,6 @@
 //! A consistent copy of the store, as a file of the same format.
 
-use super::{CACHE, META, OBJECTS, SERIALS, Store, StoreError, fail};
+use super::{CACHE, DOCUMENTS, META, OBJECTS, Store, StoreError, fail};
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn copy(from: &ReadTransaction, path: &Path) -> Result<(), redb::Error> {
     let database = Builder::new().set_cache_size(CACHE).create(path)?;
     copy_table(from, &database, META)?;
     copy_table(from, &database, OBJECTS)?;
-    copy_table(from, &database, SERIALS)
+    copy_table(from, &database, DOCUMENTS)
 }
 
 fn copy_table<V: redb::Value + 'static>(

@@ -63,13 +63,22 @@ async fn a_closed_store_decides_nothing_and_says_so() {
     assert_eq!(decided, Err(DecisionError::Store(StoreError::Failed)));
 }
 
+fn versions(serials: [(&'static str, u64, u8); 2]) -> [Version; 2] {
+    serials.map(|(document, serial, content)| Version {
+        document,
+        serial,
+        digest: [content; 32],
+    })
+}
+
 #[tokio::test]
 async fn serials_only_rise_and_only_together() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
-    store.raise_serials(&[("a", 3), ("b", 5)]).unwrap();
-    store.raise_serials(&[("a", 3), ("b", 5)]).unwrap();
-    let lower = store.raise_serials(&[("a", 9), ("b", 4)]).unwrap_err();
+    let raise = |store: &Store, serials| store.raise_serials(&versions(serials));
+    raise(&store, [("a", 3, 1), ("b", 5, 1)]).unwrap();
+    raise(&store, [("a", 3, 1), ("b", 5, 1)]).unwrap();
+    let lower = raise(&store, [("a", 9, 2), ("b", 4, 2)]).unwrap_err();
     assert!(matches!(
         lower,
         SerialError::Lower {
@@ -78,9 +87,35 @@ async fn serials_only_rise_and_only_together() {
             ..
         }
     ));
-    store.raise_serials(&[("a", 4), ("b", 5)]).unwrap();
+    raise(&store, [("a", 4, 2), ("b", 5, 1)]).unwrap();
     store.close().await;
-    assert!(open(&folder).raise_serials(&[("a", 3), ("b", 5)]).is_err());
+    assert!(raise(&open(&folder), [("a", 3, 1), ("b", 5, 1)]).is_err());
+}
+
+#[tokio::test]
+async fn one_serial_is_one_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let raise = |store: &Store, serials| store.raise_serials(&versions(serials));
+    raise(&store, [("a", 3, 1), ("b", 5, 1)]).unwrap();
+    let reused = raise(&store, [("a", 4, 2), ("b", 5, 2)]).unwrap_err();
+    assert!(matches!(
+        reused,
+        SerialError::Reused {
+            document: "b",
+            serial: 5
+        }
+    ));
+    let backup = store.backup().unwrap();
+    store.close().await;
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("store"), backup).unwrap();
+    for folder in [&folder, &other] {
+        let store = open(folder);
+        assert!(raise(&store, [("a", 3, 2), ("b", 5, 1)]).is_err());
+        raise(&store, [("a", 3, 1), ("b", 6, 2)]).unwrap();
+        store.close().await;
+    }
 }
 
 #[test]

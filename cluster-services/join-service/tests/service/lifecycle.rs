@@ -239,12 +239,45 @@ async fn reference_values_reload_and_bad_ones_do_not() {
     // An older serial, though signed and sound, must not come back, not even after a restart.
     cluster.write_reference_values(8, &images());
     bad_ones(before + 3).await;
+    // Nor another content of the serial in force: which of them would be the newer one?
+    cluster.write_reference_values(9, &images());
+    bad_ones(before + 4).await;
+    cluster.join(&service, &machine).await;
+    cluster.write_reference_values(8, &images());
+    bad_ones(before + 5).await;
     cluster.join(&service, &machine).await;
     service.stop().await;
     let config: Config = config::load(&cluster.path("join-service.toml")).unwrap();
     let error = JoinService::bind(&config).await.unwrap_err();
     let error = service_runtime::Chain(&error).to_string();
     assert!(error.contains("serial 8 is below 9"), "{error}");
+}
+
+/// What the owner withdrew must not go on through a channel that was accepted before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_does_not_outlive_the_rules_it_was_accepted_by() {
+    let cluster = Cluster::new();
+    let keys = cluster.start_key_service(0).await;
+    let service = cluster.start_join_service(keys.address).await;
+    let machine = cluster.machine();
+    let node = cluster.join(&service, &machine).await;
+    let disk = node.register().await;
+    // The same images, so that nothing but the channel's age can be the reason.
+    let mut renamed = images();
+    renamed[0]["name"] = json!("worker-2");
+    assert_eq!(node.commit(disk, 1).await, Err(Class::Refused));
+    cluster.write_reference_values(2, &renamed);
+    while node.commit(disk, 1).await != Err(Class::Unavailable) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(node.join(disk, "worker-0").await, Err(Class::Unavailable));
+    assert_eq!(cluster.nodes().await.len(), 0);
+    let node = cluster.join(&service, &machine).await;
+    let disk = node.register().await;
+    node.join(disk, "worker-0").await.unwrap();
+    assert_eq!(node.commit(disk, 1).await, Ok(1));
+    service.stop().await;
+    keys.stop().await;
 }
 
 /// A node must not be refused, finally, for quoting the PCRs that it was asked for.
