@@ -105,7 +105,7 @@ fn a_tpm_needs_its_challenge_and_latches() {
 #[test]
 fn a_vtpm_beside_the_guest_is_claimed_and_never_latched() {
     let tpm = machine();
-    let vtpm = VtpmAttester::start(wire(&tpm), Vec::new()).unwrap();
+    let vtpm = VtpmAttester::start(wire(&tpm)).unwrap();
     let ak_public = vtpm.ak_public().to_vec();
     Public::parse(&ak_public).unwrap();
     let mut attester = Attester::SevSnpVtpm(no_guest(), vtpm);
@@ -114,7 +114,7 @@ fn a_vtpm_beside_the_guest_is_claimed_and_never_latched() {
     // Its report failed, so there is nothing: the quote alone is no evidence.
     assert_eq!(exit_reason(&mut attester), ExitReason::EvidenceRefused);
     drop(attester);
-    let mut other = VtpmAttester::start(wire(&tpm), Vec::new()).unwrap();
+    let mut other = VtpmAttester::start(wire(&tpm)).unwrap();
     let quote = other.quote(&[0; 32], &[15]).unwrap();
     assert_eq!(quote.pcrs[&15], [0; 32]);
 }

@@ -1,9 +1,6 @@
 //! A vTPM that the host runs beside a confidential guest.
 
-use super::{
-    EVENT_LOG_PATH, TpmError, commands::Tpm, create_ak, open, quoter::Quoter, read_event_log,
-    transport::Transport,
-};
+use super::{TpmError, commands::Tpm, create_ak, open, quoter::Quoter, transport::Transport};
 use evidence::TpmEvidence;
 use std::path::Path;
 use tpm::EkKind;
@@ -22,19 +19,21 @@ impl VtpmAttester {
     /// # Errors
     /// If the device does not open or a command fails.
     pub fn open(path: &Path) -> Result<Self, TpmError> {
-        Self::start(open(path)?, read_event_log(Path::new(EVENT_LOG_PATH)))
+        Self::start(open(path)?)
     }
 
-    /// The same over any transport, with a given event log.
+    /// The same over any transport.
     ///
     /// # Errors
     /// If a command fails.
-    pub fn start(transport: Box<dyn Transport>, event_log: Vec<u8>) -> Result<Self, TpmError> {
+    pub fn start(transport: Box<dyn Transport>) -> Result<Self, TpmError> {
         let mut tpm = Tpm::new(transport);
         // P-256, which is made in a fraction of the time of RSA.
         let (ak, ak_public) = create_ak(&mut tpm, EkKind::EccP256)?;
+        // An event log explains what PCRs differ in, and these are compared with nothing. With a
+        // certificate table beside it, a long one would not fit into a frame.
         Ok(Self {
-            quoter: Quoter::new(tpm, ak, event_log),
+            quoter: Quoter::new(tpm, ak, Vec::new()),
             ak_public,
         })
     }
