@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Guide {
     network: Network,
-    renew_at: Option<Instant>,
+    renew_at: Instant,
     hints: Hints,
     backoff: Backoff,
 }
@@ -116,7 +116,7 @@ impl Guide {
 
     /// A lease that cannot be renewed is kept: giving the address up would only lose the network.
     fn renew_lease(&mut self) {
-        if self.renew_at.is_none_or(|at| Instant::now() < at) {
+        if Instant::now() < self.renew_at {
             return;
         }
         match configure(BUDGET) {
@@ -130,8 +130,8 @@ impl Guide {
     }
 }
 
-fn renew_at(network: &Network) -> Option<Instant> {
-    network.renew_after().map(|after| Instant::now() + after)
+fn renew_at(network: &Network) -> Instant {
+    Instant::now() + network.renew_after()
 }
 
 fn pause(backoff: &mut Backoff) -> Result<Duration, Failure> {

@@ -36,6 +36,9 @@ use std::{
 /// How often sysfs is asked for new links and carriers while there is none to talk over.
 const LINK_POLL: Duration = Duration::from_millis(20);
 
+/// How long a network that gave an IPv6 prefix only is used before it is asked for a lease again.
+const WITHOUT_LEASE: Duration = Duration::from_secs(10);
+
 /// How long the other address family may still answer after the first one did, counted from the
 /// first question: a router on the link answers within milliseconds.
 const OTHER_FAMILY: Duration = Duration::from_millis(200);
@@ -105,10 +108,13 @@ impl Network {
             .collect()
     }
 
-    /// When to configure again: half of the lease (RFC 2131, section 4.4.5).
+    /// When to configure again: half of the lease (RFC 2131, section 4.4.5). Without one soon: its
+    /// server may only have been slower than the router.
     #[must_use]
-    pub fn renew_after(&self) -> Option<Duration> {
-        self.lease.as_ref().map(|lease| lease.duration / 2)
+    pub fn renew_after(&self) -> Duration {
+        self.lease
+            .as_ref()
+            .map_or(WITHOUT_LEASE, |lease| lease.duration / 2)
     }
 }
 
