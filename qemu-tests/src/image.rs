@@ -74,6 +74,11 @@ impl Image {
         self.dir.join("second-request")
     }
 
+    /// The static program that asks for keys as an SNP guest; beside the test image only.
+    pub fn snp_request(&self) -> PathBuf {
+        self.dir.join("snp-request")
+    }
+
     /// The archive with a test init that provides `/dev/sev-guest`; beside the test image only.
     pub fn snp_device(&self) -> PathBuf {
         self.dir.join("snp-device.cpio")

@@ -22,6 +22,7 @@ mod machine;
 mod metadata;
 mod node;
 mod process;
+mod root_program;
 mod scenario;
 mod service;
 mod silent;

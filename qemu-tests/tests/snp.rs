@@ -5,10 +5,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::exit::{EVIDENCE_MALFORMED, EVIDENCE_REFUSED, STALLED, THROTTLED};
 use qemu_tests::{
-    Chip, MINIMUM, SnpGuest, SnpScenario, Workspace, agent_of, development_root, owned,
+    Chip, GUEST_JOIN_SERVICE, MINIMUM, SnpGuest, SnpScenario, Workspace, agent_of,
+    development_root, owned,
 };
 use snp_device::Answer;
 use software_snp::{Product, table};
+
+/// An address of the virtual network for the join service of somebody else.
+const VICTIM: &str = "169.254.169.98:30090";
+
+/// A conversation under emulation on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the agent's collection calls a stall, and a little more.
 const STALL: Duration = Duration::from_secs(14);
@@ -94,13 +101,24 @@ fn the_agent_is_the_released_one() -> Result<()> {
     Ok(())
 }
 
-/// A node joins and rejoins; its device is a fresh boot's each time.
+/// Each boot has a `REPORT_ID` of its own; one that comes back is a boot that has its key already,
+/// with newer boots between or not.
 #[test]
-fn a_node_joins_and_rejoins() -> Result<()> {
+fn a_node_joins_and_rejoins_and_an_old_boot_gets_nothing() -> Result<()> {
     let scenario = SnpScenario::new("join")?;
-    let node = scenario.node("worker-0", &scenario.honest()?)?;
-    node.start("join")?.expect_unlocked(1)?;
-    node.start("rejoin")?.expect_unlocked(2)
+    let mut boot = scenario.honest()?;
+    boot.fresh_report_id = false;
+    let mut node = scenario.node("worker-0", &boot)?;
+    for (counter, id) in [(1, 0xa1), (2, 0xa2)] {
+        boot.report.report_id = [id; 32];
+        node.behave(&boot)?;
+        node.start(&format!("boot-{counter}"))?
+            .expect_unlocked(counter)?;
+    }
+    boot.report.report_id = [0xa1; 32];
+    node.behave(&boot)?;
+    scenario.expect_node_refused(&node, "again", &["boot"])?;
+    Ok(())
 }
 
 /// What a Turin chip has of its own, in a whole boot.
@@ -205,5 +223,66 @@ fn an_agent_without_evidence_says_why() -> Result<()> {
         ended.with_context(|| format!("interface {name}"))?;
         ensure!(node.state.is_blank()?, "{name}: the node wrote to its disk");
     }
+    Ok(())
+}
+
+/// Root of a booted guest asks for keys with a report of its own boot: it has another sealing key
+/// than the agent had, and a boot claim names one.
+#[test]
+fn a_second_request_in_one_boot_is_refused() -> Result<()> {
+    let scenario = SnpScenario::new("second-request")?;
+    let mut node = scenario.node("worker-0", &scenario.honest()?)?;
+    let arguments = format!("{GUEST_JOIN_SERVICE} {} $disk", scenario.site.owner);
+    let program = scenario.guest.image().snp_request();
+    node.run_in_root(&program, &arguments)?;
+    for boot in ["join", "rejoin"] {
+        let mut machine = node.start(boot)?;
+        machine.expect_step("switch-root")?;
+        for path in ["rejoin", "join"] {
+            let begin = format!("snp-request: {path} ");
+            let answer = machine.console.expect(&begin, PATIENCE)?.text;
+            ensure!(answer.ends_with("grpc status 7: refused"), "{answer}");
+        }
+        machine.console.expect("root: test exit=0", PATIENCE)?;
+        machine.console.expect("root: status=ok", PATIENCE)?;
+        machine.wait_off(PATIENCE)?;
+    }
+    let log = scenario.site.dir().join("key-service-audit");
+    let log = std::fs::read_to_string(log.join("audit.00000001.jsonl"))?;
+    let releases = log.matches(r#""action":"release""#).count();
+    ensure!(releases == 2, "{releases} releases:\n{log}");
+    Ok(())
+}
+
+/// The host runs the same image for an owner of its own, is root there, and asks for the key of a
+/// disk that it has copied. The measured command line names another owner.
+#[test]
+fn root_under_another_owner_gets_no_key_of_a_known_disk() -> Result<()> {
+    let scenario = SnpScenario::new("known-disk")?;
+    let node = scenario.node("worker-0", &scenario.honest()?)?;
+    node.start("join")?.expect_unlocked(1)?;
+    let records = scenario.site.cli.node_list(&scenario.site.admin_socket())?;
+    let disk = records["nodes"][0]["disk"].as_str();
+    let disk = disk.with_context(|| format!("no disk in {records}"))?;
+
+    let foreign = SnpScenario::new("known-disk-foreign")?;
+    let mut intruder = foreign.node("worker-0", &foreign.honest()?)?;
+    let (_, port) = scenario.site.forward();
+    intruder.config.forwards.push((VICTIM.to_owned(), port));
+    let arguments = format!("{VICTIM} {} {disk}", scenario.site.owner);
+    intruder.run_in_root(&foreign.guest.image().snp_request(), &arguments)?;
+    let position = scenario.site.join_service.log_position();
+    let mut machine = intruder.start("join")?;
+    machine.expect_step("switch-root")?;
+    for path in ["rejoin", "join"] {
+        let begin = format!("snp-request: {path} ");
+        let answer = machine.console.expect(&begin, PATIENCE)?.text;
+        ensure!(answer.contains("refused by the owner: refused"), "{answer}");
+    }
+    let line = ["check failed", "launch measurement of image `test`"];
+    scenario
+        .site
+        .join_service
+        .expect_log(position, &line, PATIENCE)?;
     Ok(())
 }

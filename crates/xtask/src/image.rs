@@ -3,7 +3,7 @@
 //! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
 //! `root.img` (erofs and its hash tree), `disk.img` (both as GPT partitions), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
 //! for a boot without firmware) and `image.json`, which says what went in. The test profile has
-//! beside them `second-request`, a program for a disk, and `snp-device.cpio`, an archive that makes
+//! beside them `second-request` and `snp-request`, programs for a disk, and `snp-device.cpio`, an archive that makes
 //! `initrd.cpio` one with a test init and its `/dev/sev-guest`.
 
 mod cpio;
@@ -27,7 +27,7 @@ use std::{
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What tests run in the booted root of the test image, from a disk; no part of the image.
-const GUEST_PROGRAM: &str = "second-request";
+const GUEST_PROGRAMS: [&str; 2] = ["second-request", "snp-request"];
 
 /// What tests of SEV-SNP add to the test image's initramfs: the test init with the device, and a
 /// program that collects evidence again and again.
@@ -114,8 +114,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// Builds what tests use beside the test image.
 fn add_test_programs(packages: &Packages, out: &Path) -> anyhow::Result<()> {
     let target = Path::new("target");
-    let program = build_static(target, "guest-attester", GUEST_PROGRAM)?;
-    fs::copy(program, out.join(GUEST_PROGRAM))?;
+    for name in GUEST_PROGRAMS {
+        fs::copy(
+            build_static(target, "guest-attester", name)?,
+            out.join(name),
+        )?;
+    }
     let build = |name| Ok((name, build_static(target, "snp-device", name)?));
     let programs: anyhow::Result<Vec<_>> = SNP_PROGRAMS.into_iter().map(build).collect();
     let release = &packages.kernel_release;

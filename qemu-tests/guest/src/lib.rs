@@ -10,14 +10,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use attested_tls::{
-    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms, RpcClient,
-    SealError, SealingKey, SealingPublicKey, SessionError, SetupError, Start, TlsEnd,
+    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms,
+    EvidenceRequest, RpcClient, SealError, SealingKey, SealingPublicKey, SessionError, SetupError,
+    Start, TlsEnd,
 };
 use evidence::{
     AdmissionPath, AttesterClaim, Binding, Evidence, TpmChallenge, TpmEvidence, TpmIdentity,
 };
 use owner::OwnerFingerprint;
 use platform::random::{self, RandomError};
+use platform::sev_guest::{SevGuest, SevGuestError};
 use platform::tpm::{TpmAttester, TpmError};
 
 /// A whole handshake, and one call after it.
@@ -41,9 +43,58 @@ pub enum DialError {
     /// No TLS end.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// The SNP firmware gave no report.
+    #[error(transparent)]
+    SevGuest(#[from] SevGuestError),
     /// The TPM did not do what it was asked.
     #[error(transparent)]
     Tpm(#[from] TpmError),
+}
+
+/// One boot of an SNP guest: its firmware, another sealing key than the agent's, an owner to obey.
+#[derive(Debug)]
+pub struct SnpBoot {
+    guest: SevGuest,
+    sealing_key: SealingKey,
+    owner: OwnerFingerprint,
+}
+
+impl SnpBoot {
+    /// A boot as a process in it sees it.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails.
+    pub fn new(guest: SevGuest, owner: OwnerFingerprint) -> Result<Self, SealError> {
+        let sealing_key = SealingKey::generate()?;
+        Ok(Self {
+            guest,
+            sealing_key,
+            owner,
+        })
+    }
+
+    /// Dials a join service and attests.
+    ///
+    /// # Errors
+    /// [`DialError`]
+    pub fn dial(
+        &mut self,
+        address: SocketAddr,
+        path: AdmissionPath,
+    ) -> Result<RpcClient, DialError> {
+        let terms = AttesterTerms {
+            owner: self.owner,
+            claim: AttesterClaim::SevSnp,
+            sealing_key: self.sealing_key.public_key(),
+        };
+        converse(address, path, terms, |request| {
+            let report = self.guest.report(&request.binding)?;
+            Ok(Attestation {
+                activated: None,
+                evidence: Evidence::SevSnp(report),
+            })
+        })
+    }
 }
 
 /// One boot of a node: its TPM, the sealing key of this boot, the owner that it obeys.
@@ -122,45 +173,53 @@ impl Boot {
         address: SocketAddr,
         path: AdmissionPath,
     ) -> Result<RpcClient, DialError> {
-        let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        let mut session = self.session(path)?;
-        let begun = Instant::now();
-        loop {
-            let progress = session.step(begun.elapsed());
-            while session.wants_write() {
-                session.write_tls(&mut stream)?;
-            }
-            match progress? {
-                AttesterProgress::Established => break,
-                AttesterProgress::NeedEvidence(request) => {
-                    let challenge = request.challenge.ok_or(DialError::NoChallenge)?;
-                    let (activated, quote) =
-                        self.attest(&challenge, &request.binding, &request.pcrs)?;
-                    session.supply_evidence(Ok(Attestation {
-                        activated: Some(activated),
-                        evidence: Evidence::Tpm(quote),
-                    }))?;
-                }
-                AttesterProgress::Pending => {
-                    session.read_tls(&mut stream)?;
-                }
-            }
-        }
-        Ok(RpcClient::new(session.into_channel()?, stream, LIMIT))
-    }
-
-    fn session(&self, path: AdmissionPath) -> Result<AttesterSession, DialError> {
-        let start = Start {
-            nonce: random::array()?,
-            deadline: LIMIT,
-        };
         let terms = AttesterTerms {
             owner: self.owner,
             claim: AttesterClaim::Tpm(self.identity().clone()),
             sealing_key: self.sealing_key(),
         };
-        let end = TlsEnd::generate()?;
-        Ok(AttesterSession::connect(&end, start, terms, path)?)
+        converse(address, path, terms, |request| {
+            let challenge = request.challenge.ok_or(DialError::NoChallenge)?;
+            let (activated, quote) = self.attest(&challenge, &request.binding, &request.pcrs)?;
+            Ok(Attestation {
+                activated: Some(activated),
+                evidence: Evidence::Tpm(quote),
+            })
+        })
     }
+}
+
+/// A whole handshake, with the evidence that `attest` makes.
+fn converse(
+    address: SocketAddr,
+    path: AdmissionPath,
+    terms: AttesterTerms,
+    mut attest: impl FnMut(EvidenceRequest) -> Result<Attestation, DialError>,
+) -> Result<RpcClient, DialError> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let start = Start {
+        nonce: random::array()?,
+        deadline: LIMIT,
+    };
+    let end = TlsEnd::generate()?;
+    let mut session = AttesterSession::connect(&end, start, terms, path)?;
+    let begun = Instant::now();
+    loop {
+        let progress = session.step(begun.elapsed());
+        while session.wants_write() {
+            session.write_tls(&mut stream)?;
+        }
+        match progress? {
+            AttesterProgress::Established => break,
+            AttesterProgress::NeedEvidence(request) => {
+                let attestation = attest(request)?;
+                session.supply_evidence(Ok(attestation))?;
+            }
+            AttesterProgress::Pending => {
+                session.read_tls(&mut stream)?;
+            }
+        }
+    }
+    Ok(RpcClient::new(session.into_channel()?, stream, LIMIT))
 }
