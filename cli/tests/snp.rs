@@ -13,7 +13,6 @@ mod ovmf;
 #[path = "../../crates/measure/tests/support/pe_file.rs"]
 mod pe_file;
 
-use base64::Engine as _;
 use kds::{Answer, Kds};
 use measure::{
     cmdline::Cmdline,
@@ -347,10 +346,7 @@ fn report(change: impl FnOnce(&mut ReportFields)) -> Vec<u8> {
 type Change = fn(&mut ReportFields);
 
 fn pem(der: &[u8]) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let body = lines.collect::<Vec<_>>().join("\n");
-    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    software_snp::pem("CERTIFICATE", der)
 }
 
 /// Policy and reference values for [`report`]s.

@@ -34,15 +34,7 @@ const TCB: Tcb = Tcb {
 type Change = fn(&mut ReportFields);
 
 fn pem(der: &[u8]) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(String::from_utf8_lossy)
-        .collect();
-    let body = lines.join("\n");
-    format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    software_snp::pem("CERTIFICATE", der)
 }
 
 fn product(product: Product) -> Value {

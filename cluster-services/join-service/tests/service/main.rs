@@ -7,6 +7,9 @@
 
 mod admission;
 mod appraisal_refused;
+mod endorsements;
+#[path = "../../../../crates/endorsements/tests/support/kds.rs"]
+mod kds;
 mod lifecycle;
 mod node;
 mod operator;

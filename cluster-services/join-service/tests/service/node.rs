@@ -4,13 +4,14 @@ use api::{
     Class, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join,
 };
 use attested_tls::{
-    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms, RpcClient,
-    RpcError, SealingKey, SessionError, Start, TlsEnd,
+    ActivatedSecret, Attestation, AttesterProgress, AttesterSession, AttesterTerms,
+    EvidenceRequest, RpcClient, RpcError, SealingKey, SessionError, Start, TlsEnd,
 };
-use evidence::{AdmissionPath, AttesterClaim, Evidence, TpmChallenge, TpmEvidence, TpmIdentity};
+use evidence::{AdmissionPath, AttesterClaim, Binding, Evidence, SnpEvidence, TpmIdentity};
 use identity::{DiskId, Generation, KeyVersion, Role};
 use owner::OwnerFingerprint;
 use platform::tpm::{TpmAttester, Transport};
+use software_snp::{Leaf, ReportFields};
 use software_tpm::{Connection, SoftwareTpm, keys::KeyTpm};
 use std::{
     io,
@@ -30,6 +31,28 @@ pub(crate) struct Machine {
 enum Tpm {
     Keys(KeyTpm),
     Software(TpmAttester),
+    /// A bare guest has none: it has reports.
+    None(Box<Guest>),
+}
+
+/// A SEV-SNP guest: what its reports say, the key that signs them, and what its host hands out.
+pub(crate) struct Guest {
+    pub(crate) report: ReportFields,
+    pub(crate) key: Leaf,
+    pub(crate) certificates: Vec<u8>,
+}
+
+impl Guest {
+    fn attest(&self, binding: &Binding) -> Evidence {
+        let report = ReportFields {
+            report_data: *binding.as_bytes(),
+            ..self.report.clone()
+        };
+        Evidence::SevSnp(SnpEvidence {
+            report: report.signed_by(&self.key).unwrap().to_vec(),
+            certificates: self.certificates.clone(),
+        })
+    }
 }
 
 struct Wire(Connection);
@@ -43,6 +66,11 @@ impl Transport for Wire {
 impl Machine {
     pub(crate) fn keys(tpm: KeyTpm) -> Self {
         Self::boot(Arc::new(Mutex::new(Tpm::Keys(tpm))))
+    }
+
+    /// A SEV-SNP guest in one boot.
+    pub(crate) fn guest(guest: Guest) -> Self {
+        Self::boot(Arc::new(Mutex::new(Tpm::None(Box::new(guest)))))
     }
 
     /// A real software TPM, in the boot that begins now.
@@ -83,6 +111,7 @@ impl Machine {
                 tpm.pcrs.insert(pcr, value);
             }
             Tpm::Software(tpm) => tpm.extend(pcr, &value).unwrap(),
+            Tpm::None(_) => panic!("a bare guest has no PCRs"),
         }
     }
 
@@ -93,29 +122,44 @@ impl Machine {
         match &*self.tpm.lock().unwrap() {
             Tpm::Keys(tpm) => tpm.identity().clone(),
             Tpm::Software(tpm) => tpm.identity().clone(),
+            Tpm::None(_) => panic!("a bare guest has no TPM"),
         }
     }
 
-    fn attest(
-        &self,
-        challenge: &TpmChallenge,
-        qualifying_data: &[u8; 32],
-        pcrs: &[u32],
-    ) -> (ActivatedSecret, TpmEvidence) {
+    fn claim(&self) -> AttesterClaim {
+        match &*self.tpm.lock().unwrap() {
+            Tpm::None(_) => return AttesterClaim::SevSnp,
+            Tpm::Keys(_) | Tpm::Software(_) => {}
+        }
+        AttesterClaim::Tpm(self.identity())
+    }
+
+    fn attest(&self, request: &EvidenceRequest) -> Attestation {
+        let data = request.binding.qualifying_data();
+        let challenge = request.challenge.as_ref();
         let (activated, quote) = match &mut *self.tpm.lock().unwrap() {
             Tpm::Keys(tpm) => (
                 match &self.claimed {
                     Some(_) => vec![0; 32],
-                    None => tpm.activate(challenge).unwrap().to_vec(),
+                    None => tpm.activate(challenge.unwrap()).unwrap().to_vec(),
                 },
-                tpm.quote(qualifying_data, pcrs).unwrap(),
+                tpm.quote(&data, &request.pcrs).unwrap(),
             ),
             Tpm::Software(tpm) => (
-                tpm.activate(challenge).unwrap().to_vec(),
-                tpm.quote(qualifying_data, pcrs).unwrap(),
+                tpm.activate(challenge.unwrap()).unwrap().to_vec(),
+                tpm.quote(&data, &request.pcrs).unwrap(),
             ),
+            Tpm::None(guest) => {
+                return Attestation {
+                    activated: None,
+                    evidence: guest.attest(&request.binding),
+                };
+            }
         };
-        (ActivatedSecret::from_slice(&activated).unwrap(), quote)
+        Attestation {
+            activated: Some(ActivatedSecret::from_slice(&activated).unwrap()),
+            evidence: Evidence::Tpm(quote),
+        }
     }
 }
 
@@ -158,7 +202,7 @@ impl Node {
     ) -> Result<Self, SessionError> {
         let terms = AttesterTerms {
             owner,
-            claim: AttesterClaim::Tpm(machine.identity()),
+            claim: machine.claim(),
             sealing_key: machine.sealing_key.public_key(),
         };
         let mut nonce = [0; 32];
@@ -180,13 +224,7 @@ impl Node {
             match progress? {
                 AttesterProgress::Established => break,
                 AttesterProgress::NeedEvidence(request) => {
-                    let data = request.binding.qualifying_data();
-                    let (activated, quote) =
-                        machine.attest(request.challenge.as_ref().unwrap(), &data, &request.pcrs);
-                    session.supply_evidence(Ok(Attestation {
-                        activated: Some(activated),
-                        evidence: Evidence::Tpm(quote),
-                    }))?;
+                    session.supply_evidence(Ok(machine.attest(&request)))?;
                 }
                 AttesterProgress::Pending => {
                     if session.read_tls(&mut stream).is_err() {
