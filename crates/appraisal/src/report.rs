@@ -178,19 +178,18 @@ impl<'a> Search<'a, '_> {
     }
 
     /// The verifier's own list, else the host's: one that is out of date refuses. Where the policy
-    /// wants a list anyway, a useless one of the host's is none, and the verifier's is waited for.
+    /// wants a list, only the verifier's will do: a host whose authority was revoked would give the list
+    /// from before, which is in force for a year.
     fn revocations(&self, entry: &ProductPolicy) -> Result<Option<RevocationList>, ReportError> {
         let required = self.policy.require_revocation_list;
-        let own = self.endorsements.revocations;
-        let missing = || ReportError::NoRevocationList(entry.product());
-        let Some(der) = own.or(self.table.crl) else {
-            return if required { Err(missing()) } else { Ok(None) };
+        let hosts = self.table.crl.filter(|_| !required);
+        let Some(der) = self.endorsements.revocations.or(hosts) else {
+            let missing = ReportError::NoRevocationList(entry.product());
+            return if required { Err(missing) } else { Ok(None) };
         };
-        match RevocationList::authenticate(der, &entry.authorities, self.now) {
-            Ok(list) => Ok(Some(list)),
-            Err(_) if required && own.is_none() => Err(missing()),
-            Err(error) => Err(ReportError::Revocations(error)),
-        }
+        RevocationList::authenticate(der, &entry.authorities, self.now)
+            .map(Some)
+            .map_err(ReportError::Revocations)
     }
 
     fn wanted_keys(&self, entries: &[&ProductPolicy]) -> String {

@@ -299,12 +299,12 @@ fn a_required_revocation_list_must_be_there_and_in_force() {
             verdict: Ok(()),
         },
         Case {
-            name: "the host's",
+            name: "the host's, which may be from before a revocation",
             change: |guest| {
                 require(guest);
                 guest.table = table::encode(&[(table::CRL, &good(guest))]);
             },
-            verdict: Ok(()),
+            verdict: Err((UNAVAILABLE, &["revocation list"])),
         },
         Case {
             name: "our own counts, not the host's",
