@@ -11,7 +11,6 @@ use software_snp::{
     DevelopmentRoot, Leaf, LeafFields, LeafKind, Product, ReportFields, Tcb, table,
 };
 use std::{path::Path, sync::LazyLock};
-use x509::x509_cert::der::pem::{LineEnding, encode_string};
 
 /// 2025-01-01, when what the development root issues is valid.
 pub(crate) const NOW: u64 = 1_735_689_600;
@@ -261,7 +260,7 @@ pub(crate) fn minimum(product: Product, tcb: Tcb) -> Value {
 }
 
 pub(crate) fn development_root(root: &DevelopmentRoot, product: Product) -> Value {
-    let pem = |der: &[u8]| encode_string("CERTIFICATE", LineEnding::LF, der).unwrap();
+    let pem = |der: &[u8]| software_snp::pem("CERTIFICATE", der);
     let chain = root.chain(product);
     json!({"ark": pem(&chain.ark), "ask": pem(&chain.ask), "asvk": pem(&chain.asvk)})
 }
