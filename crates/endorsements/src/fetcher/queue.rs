@@ -22,7 +22,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Queue {
     config: FetchConfig,
-    /// First come, first served.
+    /// First come, first served, after revocation lists.
     waiting: VecDeque<Wanted>,
     /// Everything that waits or is being fetched, and when it was last asked for: each thing once,
     /// however many ask.
@@ -54,13 +54,19 @@ impl Queue {
             *asked = now;
             return false;
         }
-        if self.waiting.len() >= self.config.queue {
+        // One for each product line, and every node of it may wait for it. Certificates are for as many
+        // chips as strangers make up.
+        let is_list = matches!(wanted, Wanted::List(_));
+        if !is_list && self.waiting.len() >= self.config.queue {
             metrics::counter!("endorsement_queue_full_total").increment(1);
             debug!(%wanted, "queue is full");
             return false;
         }
         self.asked.insert(wanted, now);
-        self.waiting.push_back(wanted);
+        match is_list {
+            true => self.waiting.push_front(wanted),
+            false => self.waiting.push_back(wanted),
+        }
         true
     }
 
@@ -133,11 +139,13 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EndorsementId;
     use snp::Product;
 
-    const MILAN: Wanted = Wanted::List(Product::Milan);
-    const GENOA: Wanted = Wanted::List(Product::Genoa);
-    const TURIN: Wanted = Wanted::List(Product::Turin);
+    const MILAN: Wanted = Wanted::Leaf(EndorsementId::vlek(Product::Milan));
+    const GENOA: Wanted = Wanted::Leaf(EndorsementId::vlek(Product::Genoa));
+    const TURIN: Wanted = Wanted::Leaf(EndorsementId::vlek(Product::Turin));
+    const LIST: Wanted = Wanted::List(Product::Milan);
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,6 +178,21 @@ mod tests {
         assert!(!queue.schedule(TURIN, now));
         assert_eq!(queue.step(now), Step::Fetch(MILAN));
         assert!(queue.schedule(TURIN, now));
+    }
+
+    #[test]
+    fn a_list_waits_for_no_certificates() {
+        let (mut queue, now) = queue();
+        queue.schedule(MILAN, now);
+        queue.schedule(GENOA, now);
+        assert!(queue.schedule(LIST, now), "although the queue is full");
+        assert!(!queue.schedule(LIST, now));
+        assert_eq!(queue.step(now), Step::Fetch(LIST));
+        assert_eq!(queue.step(now), Step::Fetch(MILAN));
+        // One that is not there now does not keep the certificates from being fetched.
+        queue.again(LIST, now);
+        assert_eq!(queue.step(now), Step::Fetch(GENOA));
+        assert_eq!(queue.step(now), Step::Fetch(LIST));
     }
 
     #[test]
