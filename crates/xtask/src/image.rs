@@ -18,6 +18,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use evidence::EvidenceKind;
 use measure::{cmdline::Cmdline, pcr::sha256, uki};
 use std::{
     fs,
@@ -42,13 +43,17 @@ pub(crate) struct Args {
     /// Which image to build
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
+    /// What the image attests with; part of the measured command line
+    #[arg(long, value_name = "KIND", default_value_t = EvidenceKind::Tpm)]
+    evidence: EvidenceKind,
     /// A static program to use as `/init` instead of building the profile's own
     #[arg(long)]
     init: Option<PathBuf>,
     /// A stub to use instead of the one from `systemd-boot-efi`
     #[arg(long)]
     stub: Option<PathBuf>,
-    /// Where the outputs go [default: `target/image/PROFILE`]
+    /// Where the outputs go [default: `target/image/PROFILE`, with the kind of evidence behind it
+    /// unless that is `tpm`]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Resolve and fetch the Debian packages again
@@ -82,8 +87,11 @@ enum Profile {
 /// Builds one image.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let target = PathBuf::from("target/image");
-    let name = args.profile.name();
-    let out = args.out.clone().unwrap_or_else(|| target.join(name));
+    let name = match args.evidence {
+        EvidenceKind::Tpm => args.profile.name().to_owned(),
+        other => format!("{}-{other}", args.profile.name()),
+    };
+    let out = args.out.clone().unwrap_or_else(|| target.join(&name));
     let packages = Packages::obtain(&target, args.refresh)?;
     let init = match &args.init {
         Some(init) => init.clone(),
@@ -92,6 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let packaged = || packages.unpacked.join("systemd-boot-efi").join(STUB);
     let image = Image {
         profile: args.profile,
+        evidence: args.evidence,
         packages: &packages,
         init: &init,
         stub: &args.stub.clone().unwrap_or_else(packaged),
@@ -249,6 +258,7 @@ impl Packages {
 /// One image to build.
 struct Image<'a> {
     profile: Profile,
+    evidence: EvidenceKind,
     packages: &'a Packages,
     init: &'a Path,
     stub: &'a Path,
@@ -265,7 +275,8 @@ impl Image<'_> {
         // The timer check counts ticks against the wall clock: an emulated machine on a busy host
         // fails it and panics ("IO-APIC + timer doesn't work").
         let cmdline = format!(
-            "console=ttyS0 quiet panic=-1 no_timer_check constellation.evidence=tpm constellation.root={}",
+            "console=ttyS0 quiet panic=-1 no_timer_check constellation.evidence={} constellation.root={}",
+            self.evidence,
             verity.parameter()
         );
         let stub = fs::read(self.stub)?;
