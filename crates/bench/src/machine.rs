@@ -4,12 +4,16 @@ use anyhow::{Context as _, Result};
 use attested_tls::{ActivatedSecret, Attestation, EvidenceRequest};
 use evidence::{AttesterClaim, Binding, Evidence, SnpEvidence};
 use qemu_tests::Chip;
-use software_snp::{DevelopmentRoot, Leaf, Product, ReportFields};
+use snp::UnixTime;
+use software_snp::{CrlFields, DevelopmentRoot, Leaf, Product, ReportFields};
 use software_tpm::keys::{KeyAuthority, KeyTpm};
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 /// What every SEV-SNP guest here launched.
 pub(crate) const MEASUREMENT: [u8; 48] = [0x5a; 48];
+
+/// A revocation list is in force for two of them, in seconds.
+const HOUR: u64 = 60 * 60;
 
 /// The product line of every chip here.
 pub(crate) const PRODUCT: Product = Product::Milan;
@@ -112,6 +116,22 @@ impl SnpGuest {
             certificates: self.certificates.clone(),
         })
     }
+}
+
+/// A revocation list as of an hour ago, DER.
+pub(crate) fn revocation_list(root: &DevelopmentRoot) -> Result<Vec<u8>> {
+    let now = now()?.0;
+    let fields = CrlFields {
+        this_update: now.saturating_sub(HOUR),
+        next_update: now.saturating_add(HOUR),
+        revoked: Vec::new(),
+    };
+    Ok(root.crl(PRODUCT, &fields)?)
+}
+
+pub(crate) fn now() -> Result<UnixTime> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(UnixTime(since.as_secs()))
 }
 
 /// What `constellation measure` would print of what the guests launched.

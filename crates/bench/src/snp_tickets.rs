@@ -3,10 +3,13 @@
 use crate::{
     admission::{ROUNDS, TURN, of, peers, tickets},
     installation::{self, Installation},
-    machine::{self, Maker},
+    machine::{self, Maker, PRODUCT},
     report::Report,
 };
 use anyhow::Result;
+use endorsements::{AuthoritySet, Bundle, Store};
+use software_snp::DevelopmentRoot;
+use std::{fs::File, io::Write as _, path::Path};
 
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
     let guests = Installation::start("bench-tickets-snp", trust_guests)?;
@@ -36,10 +39,25 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
 }
 
 /// Signs a policy for chips of a development root, and reference values of what the guests launched.
+/// Each appraisal needs the revocation list, which is kept where fetched ones are.
 fn trust_guests(site: &qemu_tests::Site) -> Result<Maker> {
     let root = qemu_tests::development_root("bench")?;
-    let policy = qemu_tests::policy("sev-snp", &machine::chip(&root, 0))?;
+    let mut policy = qemu_tests::policy("sev-snp", &machine::chip(&root, 0))?;
+    policy["sev_snp"]["revocation_lists"] = "required".into();
     site.declare_policy(&policy)?;
+    let folder = site.dir().join("endorsements");
+    keep_list(&root, &folder)?;
+    let config = site.dir().join("join-service.toml");
+    let mut config = File::options().append(true).open(config)?;
+    write!(config, "\n[endorsements]\nfolder = {folder:?}\n")?;
     site.accept_image("bench", &machine::measurements())?;
     Ok(Maker::SevSnp(root))
+}
+
+fn keep_list(root: &DevelopmentRoot, folder: &Path) -> Result<()> {
+    let authorities = AuthoritySet::new(vec![root.authorities(PRODUCT)?]);
+    let store = Store::open(folder, 1, authorities)?;
+    let list = (PRODUCT.into(), machine::revocation_list(root)?);
+    Bundle::new(Vec::new(), vec![list]).import(&store, machine::now()?)?;
+    Ok(())
 }

@@ -14,8 +14,6 @@ use sev::{
     parser::ByteParser as _,
 };
 use snp::{Signature, layout::SIGNATURE};
-use software_snp::CrlFields;
-use std::time::SystemTime;
 
 /// What the guests run.
 const IMAGE: &str = "bench";
@@ -23,9 +21,6 @@ const IMAGE: &str = "bench";
 /// Chips, and reports of each.
 const CHIPS: u16 = 16;
 const REPORTS: u8 = 4;
-
-/// A revocation list's time in force, in seconds.
-const HOUR: u64 = 60 * 60;
 
 /// Distinct reports of several chips, and a verifier of each kind.
 pub(crate) struct Lab {
@@ -52,13 +47,6 @@ impl Lab {
     /// Makes the reports, under the development root of this target folder.
     pub(crate) fn open() -> Result<Self> {
         let root = qemu_tests::development_root("bench")?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let now = now.as_secs();
-        let list = CrlFields {
-            this_update: now - HOUR,
-            next_update: now + HOUR,
-            revoked: Vec::new(),
-        };
         let ask = &root.chain(PRODUCT).ask;
         let mut cases = Vec::new();
         for serial in 0..CHIPS {
@@ -69,8 +57,8 @@ impl Lab {
         }
         Ok(Self {
             appraiser: appraiser(&machine::chip(&root, 0))?,
-            now,
-            list: root.crl(PRODUCT, &list)?,
+            now: machine::now()?.0,
+            list: machine::revocation_list(&root)?,
             ask: key(&RSA_PSS_2048_8192_SHA384, &x509::Certificate::parse(ask)?)?,
             sev_ask: Certificate::from_der(ask)?,
             cases,
