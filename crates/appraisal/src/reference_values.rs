@@ -66,7 +66,7 @@ impl ReferenceValues {
     ///
     /// # Errors
     /// If the JSON has another shape, an unknown or a missing field, an empty list, two images with
-    /// one name, an image whose PCR 15 may be anything but zero, or a paravisor without PCRs.
+    /// one name, an image whose PCR 15 may be anything but zero, or one that could pass as two kinds.
     pub fn parse(json: &[u8]) -> Result<Self, LoadError> {
         let document: ReferenceValuesDocument =
             serde_json::from_slice(json).map_err(|source| LoadError::Json {
@@ -188,13 +188,20 @@ impl Image {
             launch.transpose()
         };
         let paravisor = launch("azure_sev_snp", document.azure_sev_snp)?;
+        let launch = launch("sev_snp", document.sev_snp)?;
         if paravisor.is_some() && pcrs.is_none() {
             let expected = "`pcrs` beside it: a paravisor says nothing about the image";
             return Err(rule(field("azure_sev_snp"), expected, "none"));
         }
+        // The kind is on the command line, so an image has one. What keeps a boot from a second key is
+        // done for that kind alone: PCR 15 is not extended where a claim on the report does it.
+        if launch.is_some() && pcrs.is_some() {
+            let expected = "no `pcrs` beside it: an image attests with one kind of evidence";
+            return Err(rule(field("sev_snp"), expected, "some"));
+        }
         Ok(Self {
             events: events.collect(),
-            launch: launch("sev_snp", document.sev_snp)?,
+            launch,
             paravisor,
             name,
             roles,
@@ -214,13 +221,13 @@ impl Image {
         &self.roles
     }
 
-    /// Whether the image has what evidence of `kind` is compared with; PCRs it has, it has all of.
+    /// Whether the image attests with `kind`; PCRs it has, it has all of.
     fn serves(&self, kind: EvidenceKind, judged: &[u32]) -> Result<bool, LoadError> {
-        if kind.has_report() && self.launch(kind).is_none() {
+        if !self.is_of(kind) {
             return Ok(false);
         }
         let Some(pcrs) = &self.pcrs else {
-            return Ok(judged.is_empty());
+            return Ok(true);
         };
         if let Some(pcr) = judged.iter().find(|pcr| !pcrs.contains_key(*pcr)) {
             let field = format!("image `{}`: pcrs", self.name);
@@ -240,8 +247,21 @@ impl Image {
         }
     }
 
+    /// Whether evidence of `kind` is of an image like this one. An image in a paravisor is none of a
+    /// bare TPM's, although both have PCRs.
+    const fn is_of(&self, kind: EvidenceKind) -> bool {
+        match kind {
+            EvidenceKind::AzureSevSnp => self.paravisor.is_some(),
+            EvidenceKind::SevSnp | EvidenceKind::SevSnpVtpm => self.launch.is_some(),
+            EvidenceKind::Tpm => self.pcrs.is_some() && self.paravisor.is_none(),
+        }
+    }
+
     /// What differs; `None` if the image says nothing about evidence of this kind.
     pub(crate) fn mismatches(&self, booted: Booted<'_, '_>) -> Option<Mismatches> {
+        if !self.is_of(booted.kind) {
+            return None;
+        }
         let pcrs = match (booted.pcrs, &self.pcrs) {
             (None, _) => Vec::new(),
             (Some(quoted), Some(pcrs)) => differing(pcrs, quoted),

@@ -36,21 +36,35 @@ fn policy() -> Value {
     policy
 }
 
-/// One image with every section.
+/// Two images of each kind.
 fn images() -> Value {
-    json!([image("one", 0x11), image("two", 0x22)])
+    json!([
+        bare("one", 0x11),
+        bare("two", 0x22),
+        azure("three", 0x33),
+        azure("four", 0x44),
+        tpm("five", 0x55),
+        tpm("six", 0x66),
+    ])
 }
 
-fn image(name: &str, byte: u8) -> Value {
-    let mut pcrs = json!({});
-    for pcr in REQUIRED_PCRS {
-        pcrs[pcr.to_string()] = json!([hex::encode([byte; 32])]);
+/// Those that `kind` compares.
+fn images_of(kind: &str) -> Value {
+    let Value::Array(images) = images() else {
+        panic!("a list");
+    };
+    let images = images.into_iter();
+    match kind {
+        "tpm" => images.skip(4).collect(),
+        "azure-sev-snp" => images.skip(2).take(2).collect(),
+        _ => images.take(2).collect(),
     }
-    pcrs["15"] = json!(["0".repeat(64)]);
+}
+
+fn bare(name: &str, byte: u8) -> Value {
     json!({
         "name": name,
         "roles": ["worker"],
-        "pcrs": pcrs,
         "sev_snp": {
             "measurements": [hex::encode([byte; 48])],
             "id_block": {
@@ -61,8 +75,22 @@ fn image(name: &str, byte: u8) -> Value {
                 "minimum_guest_svn": 3,
             },
         },
-        "azure_sev_snp": {"measurements": ["99".repeat(48)]},
     })
+}
+
+fn azure(name: &str, byte: u8) -> Value {
+    let mut image = tpm(name, byte);
+    image["azure_sev_snp"] = json!({"measurements": ["99".repeat(48)]});
+    image
+}
+
+fn tpm(name: &str, byte: u8) -> Value {
+    let mut pcrs = json!({});
+    for pcr in REQUIRED_PCRS {
+        pcrs[pcr.to_string()] = json!([hex::encode([byte; 32])]);
+    }
+    pcrs["15"] = json!(["0".repeat(64)]);
+    json!({"name": name, "roles": ["worker"], "pcrs": pcrs})
 }
 
 /// What is wrong, with its causes.
@@ -118,7 +146,7 @@ fn a_section_is_there_exactly_if_a_kind_reads_it() {
         exact["evidence"] = json!([kind]);
         let object = exact.as_object_mut().unwrap();
         object.retain(|field, _| !sections.contains(&field.as_str()) || wanted.contains(&&**field));
-        load(&exact, &images()).unwrap();
+        load(&exact, &images_of(kind)).unwrap();
         for section in sections {
             let mut other = exact.clone();
             let expected = if wanted.contains(&section) {
@@ -128,7 +156,7 @@ fn a_section_is_there_exactly_if_a_kind_reads_it() {
                 other[section] = policy()[section].clone();
                 format!("{section}: expected none, because no kind of `evidence` reads it, got one")
             };
-            assert_eq!(fault(&other, &images()), expected, "{kind}");
+            assert_eq!(fault(&other, &images_of(kind)), expected, "{kind}");
         }
     }
 }
@@ -285,7 +313,7 @@ fn a_privilege_level_below_the_paravisor_loads_without_the_paravisor() {
     let mut policy = guest::policy(&[Product::Milan]);
     for vmpl in 0..=3 {
         policy["sev_snp"]["vmpl"] = json!(vmpl);
-        load(&policy, &images()).unwrap();
+        load(&policy, &images_of("sev-snp")).unwrap();
     }
     policy["sev_snp"]["vmpl"] = json!(4);
     assert_eq!(
@@ -362,75 +390,86 @@ fn each_broken_list_of_pcrs_is_refused_by_name() {
 fn each_broken_launch_is_refused_by_name() {
     let broken = [
         (
-            "/sev_snp",
+            "/0/sev_snp",
             json!({}),
             "image `one`: sev_snp: expected `measurements` or `id_block`",
         ),
         (
-            "/sev_snp/measurements",
+            "/0/sev_snp/measurements",
             json!([]),
             "expected at least one entry",
         ),
         (
-            "/sev_snp/measurements/0",
+            "/0/sev_snp/measurements/0",
             json!("11".repeat(32)),
             "expected 96 lower-case hex digits",
         ),
         (
-            "/sev_snp/measurements/0",
+            "/0/sev_snp/measurements/0",
             json!("AA".repeat(48)),
             "expected 96 lower-case hex digits",
         ),
-        ("/sev_snp/skip", json!(1), "unknown field `skip`"),
+        ("/0/sev_snp/skip", json!(1), "unknown field `skip`"),
         (
-            "/sev_snp/id_block/id_key_digest",
+            "/0/sev_snp/id_block/id_key_digest",
             json!("00".repeat(48)),
             "expected the digest of a key, got zero",
         ),
         (
-            "/sev_snp/id_block/author_key_digest",
+            "/0/sev_snp/id_block/author_key_digest",
             json!("00".repeat(48)),
             "expected the digest of a key, got zero",
         ),
         (
-            "/sev_snp/id_block/family_id",
+            "/0/sev_snp/id_block/family_id",
             json!("00".repeat(15)),
             "expected 32 lower-case hex digits",
         ),
         (
-            "/sev_snp/id_block/minimum_guest_svn",
+            "/0/sev_snp/id_block/minimum_guest_svn",
             json!(-1),
             "not valid JSON",
         ),
         (
-            "/sev_snp/id_block/policy",
+            "/0/sev_snp/id_block/policy",
             json!(0),
             "unknown field `policy`",
         ),
         (
-            "/sev_snp/id_block",
+            "/0/sev_snp/id_block",
             json!({"family_id": "00".repeat(16), "image_id": "00".repeat(16), "minimum_guest_svn": 0}),
             "expected `id_key_digest` or `author_key_digest`, got neither",
         ),
         (
-            "/azure_sev_snp",
+            "/2/azure_sev_snp",
             json!({}),
-            "image `one`: azure_sev_snp: expected `measurements` or `id_block`",
+            "image `three`: azure_sev_snp: expected `measurements` or `id_block`",
         ),
         (
-            "/azure_sev_snp/measurements",
+            "/2/azure_sev_snp/measurements",
             json!([]),
             "expected at least one entry",
         ),
         (
-            "/pcrs",
+            "/2/pcrs",
             json!(null),
-            "image `one`: azure_sev_snp: expected `pcrs` beside it",
+            "image `three`: azure_sev_snp: expected `pcrs` beside it",
+        ),
+        // An image attests with one kind, so that one latch or claim counts for it.
+        (
+            "/0/pcrs",
+            tpm("", 0x11)["pcrs"].clone(),
+            "image `one`: sev_snp: expected no `pcrs` beside it",
+        ),
+        (
+            "/2/sev_snp",
+            bare("", 0x33)["sev_snp"].clone(),
+            "image `three`: sev_snp: expected no `pcrs` beside it",
         ),
     ];
     for (path, value, expected) in broken {
         let mut images = images();
-        set(&mut images[0], path, value.clone());
+        set(&mut images, path, value.clone());
         let fault = fault(&policy(), &images);
         assert!(fault.contains(expected), "{path} = {value}: {fault}");
     }
@@ -450,38 +489,55 @@ fn an_id_block_says_all_of_it() {
     }
 }
 
-#[test]
-fn an_image_that_no_accepted_kind_can_compare_is_refused() {
-    let only = |kind: &str| {
-        let mut policy = guest::policy(&[Product::Milan]);
-        policy["evidence"] = json!([kind]);
-        if kind == "azure-sev-snp" {
-            policy["azure_sev_snp"] = json!({"pcrs": REQUIRED_PCRS});
-        }
-        policy
-    };
-    for (kind, section) in [("sev-snp", "sev_snp"), ("azure-sev-snp", "azure_sev_snp")] {
-        load(&only(kind), &images()).unwrap();
-        let mut images = images();
-        images[1].as_object_mut().unwrap().remove(section).unwrap();
-        let fault = fault(&only(kind), &images);
-        assert!(
-            fault.starts_with("image `two`: expected values for a kind"),
-            "{fault}"
-        );
+/// A policy that accepts one kind, which has a report.
+fn only(kind: &str) -> Value {
+    let mut policy = guest::policy(&[Product::Milan]);
+    policy["evidence"] = json!([kind]);
+    if kind == "azure-sev-snp" {
+        policy["azure_sev_snp"] = json!({"pcrs": REQUIRED_PCRS});
     }
+    policy
+}
+
+#[test]
+fn an_image_of_a_kind_that_is_not_accepted_is_refused() {
+    for kind in ["sev-snp", "azure-sev-snp"] {
+        for other in ["sev-snp", "azure-sev-snp", "tpm"] {
+            let Err(error) = load(&only(kind), &images_of(other)) else {
+                assert_eq!(kind, other);
+                continue;
+            };
+            assert_ne!(kind, other);
+            let expected = "expected values for a kind of evidence that the policy accepts";
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}
+
+/// An image in a paravisor has PCRs as well, and is none of a bare TPM's.
+#[test]
+fn an_image_in_a_paravisor_is_no_image_of_a_tpm() {
+    let mut policy = policy();
+    policy["evidence"] = json!(["tpm"]);
+    for section in ["sev_snp", "azure_sev_snp", "sev_snp_vtpm"] {
+        policy.as_object_mut().unwrap().remove(section);
+    }
+    load(&policy, &images_of("tpm")).unwrap();
+    let fault = fault(&policy, &images_of("azure-sev-snp"));
+    assert!(
+        fault.starts_with("image `three`: expected values"),
+        "{fault}"
+    );
 }
 
 #[test]
 fn images_that_cannot_be_told_apart_are_refused() {
     let fault = |change: fn(&mut Value)| {
-        let (mut policy, mut images) = (policy(), images());
-        policy["evidence"] = json!(["sev-snp"]);
-        for section in ["tpm", "azure_sev_snp", "sev_snp_vtpm"] {
-            policy.as_object_mut().unwrap().remove(section);
-        }
+        let mut images = images_of("sev-snp");
         change(&mut images);
-        load(&policy, &images).err().map(|error| error.to_string())
+        load(&only("sev-snp"), &images)
+            .err()
+            .map(|error| error.to_string())
     };
     assert_eq!(fault(|_| {}), None);
     let same = "images: expected images that can be told apart, got `one` and `two` accept the same sev-snp evidence";
@@ -510,11 +566,9 @@ fn images_that_cannot_be_told_apart_are_refused() {
 /// Images in one paravisor are told apart by their PCRs.
 #[test]
 fn images_in_one_paravisor_need_different_pcrs() {
-    let mut policy = guest::policy(&[Product::Milan]);
-    policy["evidence"] = json!(["azure-sev-snp"]);
-    policy["azure_sev_snp"] = json!({"pcrs": REQUIRED_PCRS});
-    load(&policy, &images()).unwrap();
-    let mut images = images();
+    let policy = only("azure-sev-snp");
+    let mut images = images_of("azure-sev-snp");
+    load(&policy, &images).unwrap();
     images[1]["pcrs"] = images[0]["pcrs"].clone();
     let fault = fault(&policy, &images);
     assert!(

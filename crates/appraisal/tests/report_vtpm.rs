@@ -256,26 +256,36 @@ fn a_quote_over_fewer_pcrs_or_of_other_values_is_refused() {
     assert!(matches!(error, AppraisalError::PcrDigest { .. }));
 }
 
+/// What the firmware measured of the image that attests with bare reports.
+const BARE: [u8; 48] = [0x44; 48];
+
+/// An Azure guest and rules that accept bare guests, of another image, too.
+fn azure_beside_bare() -> AzureGuest {
+    let mut azure = AzureGuest::new();
+    azure.guest.policy["evidence"] = json!(["azure-sev-snp", "sev-snp"]);
+    azure.guest.images = json!([image("azure", 1), guest::image("bare", &BARE)]);
+    azure
+}
+
 /// Root inside a bare guest may ask the firmware for any `REPORT_DATA`: it must not pass for a
 /// paravisor, whose latch and key it would make up.
 #[test]
 fn a_bare_guest_never_passes_for_a_paravisor_nor_the_other_way_round() {
-    let mut azure = AzureGuest::new();
-    azure.guest.policy["evidence"] = json!(["azure-sev-snp", "sev-snp"]);
-    let (mut image, mut bare) = (image("v1", 1), [0x33; 48]);
-    bare[0] = 0x44;
-    image["sev_snp"] = json!({"measurements": [hex::encode(bare)]});
-    azure.guest.images = json!([image]);
-    assert!(azure.appraise().is_ok());
-    // The bare guest with a paravisor's blob of its own making.
-    azure.guest.report.measurement = bare;
-    let error = azure.appraise().unwrap_err();
-    assert_eq!(error.checks()[0].check, "launch measurement of image `v1`");
-    // It is a node as what it is.
-    azure.guest.assert_accepted();
+    let mut azure = azure_beside_bare();
+    assert_eq!(azure.appraise().unwrap().image(), "azure");
     // The paravisor's measurement makes no bare node.
-    azure.guest.report.measurement = MEASUREMENT;
-    assert!(azure.guest.appraise().is_err());
+    assert_eq!(
+        azure.guest.appraise().unwrap_err().checks()[0].check,
+        "launch measurement of image `bare`"
+    );
+    // The bare guest with a paravisor's blob of its own making is a node as what it is alone.
+    azure.guest.report.measurement = BARE;
+    let error = azure.appraise().unwrap_err();
+    assert_eq!(
+        error.checks()[0].check,
+        "launch measurement of image `azure`"
+    );
+    assert_eq!(azure.guest.appraise().unwrap().image(), "bare");
 }
 
 /// A vTPM beside the guest.
@@ -323,12 +333,7 @@ fn pcrs_of_a_vtpm_beside_the_guest_are_shown_and_decide_nothing() {
         beside.tpm.pcrs
     );
 
-    // Reference values for the same PCRs change nothing, in either direction.
-    let mut image = guest::image("v1", &MEASUREMENT);
-    image["pcrs"] = paravisor::image("v1", 1)["pcrs"].clone();
-    beside.guest.images = json!([image]);
-    let appraised = beside.appraise(beside.quote()).unwrap();
-    assert_eq!(appraised.image(), "v1");
+    // Neither do the PCRs of an image make up for its measurement.
     beside.tpm.pcrs = paravisor::pcrs(1);
     beside.guest.report.measurement[0] ^= 1;
     let error = beside.appraise(beside.quote()).unwrap_err();
@@ -404,9 +409,7 @@ fn evidence_is_of_the_kind_that_was_claimed_and_the_policy_accepts() {
     let mut guest = azure.guest.clone();
     guest.policy["evidence"] = json!(["azure-sev-snp", "sev-snp", "sev-snp-vtpm"]);
     guest.policy["sev_snp_vtpm"] = json!({"pcrs": [0]});
-    let mut image = image("v1", 1);
-    image["sev_snp"] = json!({"measurements": [hex::encode(MEASUREMENT)]});
-    guest.images = json!([image]);
+    guest.images = json!([image("azure", 1), guest::image("bare", &MEASUREMENT)]);
     let ak_public = beside.tpm.identity().ak_public.clone();
     let claims = [
         AttesterClaim::AzureSevSnp,
@@ -450,12 +453,9 @@ fn evidence_is_of_the_kind_that_was_claimed_and_the_policy_accepts() {
 /// A claim that older rules accepted is judged by the newer ones.
 #[test]
 fn a_kind_that_the_policy_dropped_in_the_middle_of_a_session_is_refused() {
-    let mut azure = AzureGuest::new();
-    let after = azure.guest.appraiser().unwrap();
-    azure.guest.policy["evidence"] = json!(["azure-sev-snp", "sev-snp"]);
-    let mut image = image("v1", 1);
-    image["sev_snp"] = json!({"measurements": [hex::encode(MEASUREMENT)]});
-    azure.guest.images = json!([image]);
+    let mut azure = azure_beside_bare();
+    azure.guest.report.measurement = BARE;
+    let after = AzureGuest::new().guest.appraiser().unwrap();
     let before = azure.guest.appraiser().unwrap();
     let appraise = |appraiser: &appraisal::Appraiser| {
         let claim = AttesterClaim::SevSnp;
