@@ -1,8 +1,27 @@
-//! Images an operator was given.
+//! Images and firmware an operator was given.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
+use measure::sev_snp::{Firmware, KernelHashes, LaunchConfig, VcpuSignature, Vmm};
 
 fuzz_target!(|data: &[u8]| {
     drop(measure::predict::predict(data));
     drop(measure::uki::own(data, &[1; 32]));
+    if let Ok(firmware) = Firmware::parse(data) {
+        launch(firmware);
+    }
 });
+
+/// Any firmware that parses has a measurement, or says why not.
+fn launch(firmware: Firmware<'_>) {
+    for vmm in [Vmm::Qemu, Vmm::Ec2] {
+        let config = LaunchConfig {
+            firmware,
+            kernel: Some(KernelHashes::of(b"kernel", b"initrd", "cmdline")),
+            guest_features: 1,
+            vmm,
+        };
+        if let Ok(prepared) = config.prepare() {
+            drop(prepared.measurement(2, VcpuSignature::new(25, 1, 1)));
+        }
+    }
+}
