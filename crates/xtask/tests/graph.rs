@@ -202,6 +202,29 @@ fn our_crates_depend_on_each_other_as_decided() {
     }
 }
 
+/// Oracles of tests bring a second implementation of all cryptography; no program may depend on one.
+#[test]
+fn oracles_stay_in_tests() {
+    let metadata = metadata();
+    let (edges, names) = (edges(&metadata), names(&metadata));
+    let members = metadata["workspace_members"].as_array().unwrap();
+    let members = members.iter().map(|id| id.as_str().unwrap());
+    let mut waiting: Vec<&str> = members
+        .filter(|id| !TOOLS.contains(&names[*id].as_str()))
+        .collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = waiting.pop() {
+        if seen.insert(id) {
+            waiting.extend(edges[id].iter().map(String::as_str));
+        }
+    }
+    let names: BTreeSet<_> = seen.into_iter().map(|id| names[id].as_str()).collect();
+    assert!(names.contains("rustls"), "not all edges were walked");
+    for oracle in ["openssl-sys", "p384", "rsa", "sev", "tss-esapi"] {
+        assert!(!names.contains(oracle), "a program depends on `{oracle}`");
+    }
+}
+
 /// `cargo tree` resolves features for the agent alone, which is how it is built.
 #[test]
 fn the_agent_stays_synchronous_and_small() {
