@@ -46,6 +46,13 @@ impl Service {
         })
     }
 
+    /// Adds to the configuration of a service that does not run.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        let mut file = fs::File::options().append(true).open(&self.config)?;
+        let written = file.write_all(more.as_bytes());
+        written.with_context(|| format!("write {}", self.config.display()))
+    }
+
     /// Starts the service and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;

@@ -103,6 +103,26 @@ impl Site {
         Ok(())
     }
 
+    /// Signs any other reference values.
+    pub fn declare_images(&self, images: &Value) -> Result<()> {
+        let document = self.dir.join("reference-values.json");
+        let values = json!({"version": 1, "serial": 1, "images": images});
+        fs::write(&document, values.to_string())?;
+        self.cli
+            .reference_values_sign(&document, &self.documents.reference_values)?;
+        Ok(())
+    }
+
+    /// Lets the join service look for certificates of report keys there: a server in the place of
+    /// AMD's.
+    pub fn fetch_endorsements(&self, port: u16) -> Result<()> {
+        let folder = self.dir.join("endorsements");
+        let folder = folder.display();
+        self.join_service.configure(&format!(
+            "[endorsements]\nfolder = \"{folder}\"\nkds = \"http://127.0.0.1:{port}\"\n"
+        ))
+    }
+
     /// Adds an image with its measurements to the reference values and signs them anew.
     pub fn accept_image(&self, name: &str, measurements: &Value) -> Result<()> {
         let file = self.dir.join(format!("{name}.measurements.json"));

@@ -5,6 +5,7 @@
 //! kernel, initial RAM disk and command line that QEMU boots, so that another command line is
 //! another measurement, as with the real firmware.
 
+mod azure;
 mod collect;
 mod firmware;
 mod scenario;

@@ -23,7 +23,7 @@ pub struct TpmAuthority {
 /// One TPM; its identity and NV memory live in a folder and survive power cycles.
 #[derive(Clone, Debug)]
 pub struct Swtpm {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// A TPM that has power, for one boot of one machine.

@@ -5,11 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::exit::{EVIDENCE_MALFORMED, EVIDENCE_REFUSED, STALLED, THROTTLED};
 use qemu_tests::{
-    Chip, GUEST_JOIN_SERVICE, MINIMUM, SnpGuest, SnpScenario, Workspace, agent_of,
-    development_root, owned,
+    Accelerator, Chip, GUEST_JOIN_SERVICE, MINIMUM, Metadata, SnpGuest, SnpScenario, Swtpm,
+    TpmAuthority, Workspace, agent_of, development_root, direct_boot_pcrs, owned,
 };
+use serde_json::json;
 use snp_device::Answer;
-use software_snp::{Product, table};
+use software_snp::Product;
+use software_snp::table::{self, Flaw};
 
 /// An address of the virtual network for the join service of somebody else.
 const VICTIM: &str = "169.254.169.98:30090";
@@ -285,4 +287,97 @@ fn root_under_another_owner_gets_no_key_of_a_known_disk() -> Result<()> {
         .join_service
         .expect_log(position, &line, PATIENCE)?;
     Ok(())
+}
+
+/// The host's table is hostile input of the verifier.
+#[test]
+fn tables_that_the_specification_does_not_allow_are_refused() -> Result<()> {
+    let scenario = SnpScenario::new("tables")?;
+    let chain = scenario.chip.root.chain(Product::Milan);
+    for flaw in [Flaw::PastTheEnd, Flaw::Overlap, Flaw::Unterminated] {
+        let mut behaviour = scenario.honest()?;
+        let certificates = [
+            (table::VCEK, behaviour.leaf.certificate()),
+            (table::ASK, &chain.ask),
+        ];
+        behaviour.certificates = table::encode_flawed(&certificates, flaw);
+        let name = format!("{flaw:?}").to_lowercase();
+        scenario.expect_refused(&name, &behaviour, &["check failed", "certificate table"])?;
+    }
+    Ok(())
+}
+
+/// A host without certificates: the join service has none either, tells the node to come again,
+/// fetches, and the node is in without anybody's help.
+#[test]
+fn a_certificate_that_nobody_brings_is_fetched() -> Result<()> {
+    let mut scenario = SnpScenario::prepare("fetched", Product::Milan, "sev-snp")?;
+    let mut behaviour = scenario.honest()?;
+    behaviour.certificates.clear();
+    let kds = serve(behaviour.leaf.certificate())?;
+    scenario.site.fetch_endorsements(kds.port())?;
+    let measurements = scenario.guest.measure(&scenario.site.cli, &scenario.boot)?;
+    scenario.site.accept_image("test", &measurements)?;
+    scenario.site.start()?;
+    let node = scenario.node("worker-0", &behaviour)?;
+    let mut machine = node.start("join")?;
+    machine.console.expect("class=unavailable", PATIENCE)?;
+    machine.expect_unlocked(1)?;
+    ensure!(kds.requests() > 0, "nobody asked for the certificate");
+    Ok(())
+}
+
+/// A vTPM beside the guest is reported and trusted for nothing: its PCRs are whatever they are.
+#[test]
+fn a_node_with_a_vtpm_beside_it_joins_and_rejoins() -> Result<()> {
+    let scenario = SnpScenario::with("vtpm", Product::Milan, "sev-snp-vtpm")?;
+    let authority = TpmAuthority::create(&scenario.workspace.file("tpm-authority"))?;
+    let mut node = scenario.node("worker-0", &scenario.honest()?)?;
+    let tpm = Swtpm::manufacture(&scenario.workspace.file("tpm"), &authority)?;
+    node.config.tpm = Some(tpm);
+    node.start("join")?.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)
+}
+
+/// Azure: the report is of the paravisor, the PCRs of its vTPM are the image's and the latch counts.
+/// A vTPM that the report does not vouch for gets nothing.
+#[test]
+fn a_node_in_a_paravisor_joins_and_rejoins() -> Result<()> {
+    let mut scenario = SnpScenario::prepare("azure", Product::Milan, "azure-sev-snp")?;
+    let paravisor = [0x77; 48];
+    let behaviour = scenario.chip.guest(paravisor)?;
+    let kds = serve(behaviour.leaf.certificate())?;
+    scenario.site.fetch_endorsements(kds.port())?;
+    let accelerator = Accelerator::probe(&scenario.guest.image().kernel())?;
+    let image = json!({
+        "name": "test",
+        "roles": ["worker"],
+        "pcrs": direct_boot_pcrs(accelerator)?["pcrs"],
+        "azure_sev_snp": {"measurements": [hex::encode(paravisor)]},
+    });
+    scenario.site.declare_images(&json!([image]))?;
+    scenario.site.start()?;
+    let authority = TpmAuthority::create(&scenario.workspace.file("tpm-authority"))?;
+    let manufacture = |name: &str| Swtpm::manufacture(&scenario.workspace.file(name), &authority);
+
+    let tpm = manufacture("tpm")?;
+    tpm.vouch(&behaviour.report, &behaviour.leaf)?;
+    let mut node = scenario.node("worker-0", &behaviour)?;
+    node.config.tpm = Some(tpm);
+    node.start("join")?.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)?;
+
+    let own = Chip::new(&development_root("impostor")?, Product::Milan, 1).guest(paravisor)?;
+    let other = manufacture("other-tpm")?;
+    other.vouch(&own.report, &own.leaf)?;
+    node.config.tpm = Some(other);
+    scenario.expect_node_refused(&node, "other-tpm", &["appraisal refused"])?;
+    Ok(())
+}
+
+/// A server that answers every request with this certificate.
+fn serve(certificate: &[u8]) -> Result<Metadata> {
+    let length = certificate.len();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    Metadata::answer([head.as_bytes(), certificate].concat())
 }

@@ -7,6 +7,7 @@
 //! * [`DevelopmentRoot`] holds the keys of ARK, ASK and ASVK and their certificates for each
 //!   [`Product`]; it issues VCEKs and VLEKs ([`Leaf`]) and revocation lists ([`CrlFields`]).
 //! * [`ReportFields`] is a report with every field settable; a [`Leaf`] signs it.
+//! * [`paravisor`] writes what Azure leaves in a vTPM.
 //! * [`table`] encodes certificate tables, good ones and hostile ones.
 
 mod certificate;
@@ -19,6 +20,7 @@ mod product;
 mod report;
 mod root;
 
+pub mod paravisor;
 pub mod table;
 
 pub use crl::CrlFields;

@@ -282,3 +282,20 @@ fn description(der: &[u8]) -> Vec<String> {
     }
     lines
 }
+
+#[test]
+fn a_paravisors_blob_is_read_back() {
+    let chip_id = chip_id(Product::Milan);
+    let vcek = ROOT.vcek(Product::Milan, &chip_id, TCB).unwrap();
+    let fields = ReportFields::new(Product::Milan, chip_id, TCB);
+    let blob = software_snp::paravisor::hcl_report(&fields, &vcek, &[0xa5; 256]).unwrap();
+    let parsed = snp::HclReport::parse(&blob).unwrap();
+    let report = Report::parse(parsed.hardware_report()).unwrap();
+    let authorities = ROOT.authorities(Product::Milan).unwrap();
+    let leaf = vcek.certificate();
+    let leaf = authorities.authenticate_leaf(KeyKind::Vcek, leaf, None, UnixTime(NOW));
+    let report = leaf.unwrap().verify(report).unwrap();
+    let claims = parsed.authenticate(&report).unwrap();
+    assert_eq!(claims.attestation_key.modulus, [0xa5; 256]);
+    assert_eq!(claims.attestation_key.exponent, 65_537);
+}

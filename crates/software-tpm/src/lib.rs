@@ -102,14 +102,28 @@ impl Authority {
 /// A running software TPM, started up with `TPM2_Startup(CLEAR)`; killed on drop.
 #[derive(Debug)]
 pub struct SoftwareTpm {
-    dir: TempDir,
+    dir: PathBuf,
     child: Child,
+    _temporary: Option<TempDir>,
 }
 
 impl SoftwareTpm {
     fn start(dir: TempDir) -> io::Result<Self> {
-        let child = spawn(dir.path())?;
-        Ok(Self { dir, child })
+        let mut tpm = Self::open(dir.path())?;
+        tpm._temporary = Some(dir);
+        Ok(tpm)
+    }
+
+    /// Starts a TPM whose state somebody else has made in this folder, and keeps.
+    ///
+    /// # Errors
+    /// If the program does not start.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            child: spawn(dir)?,
+            _temporary: None,
+        })
     }
 
     /// Cuts the power and switches it on again: PCRs are reset, NV stays.
@@ -118,7 +132,7 @@ impl SoftwareTpm {
     /// If the program does not start.
     pub fn power_cycle(&mut self) -> io::Result<()> {
         self.stop();
-        self.child = spawn(self.dir.path())?;
+        self.child = spawn(&self.dir)?;
         Ok(())
     }
 
@@ -127,7 +141,7 @@ impl SoftwareTpm {
     /// # Errors
     /// If the socket does not appear within five seconds.
     pub fn connect(&self) -> io::Result<Connection> {
-        let path = socket(self.dir.path());
+        let path = socket(&self.dir);
         for _ in 0..CONNECT_TRIES {
             if let Ok(stream) = UnixStream::connect(&path) {
                 return Ok(Connection(stream));
@@ -141,7 +155,7 @@ impl SoftwareTpm {
         // Both fail only when the process is gone already, which is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
-        drop(fs::remove_file(socket(self.dir.path())));
+        drop(fs::remove_file(socket(&self.dir)));
     }
 }
 

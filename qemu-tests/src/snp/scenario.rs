@@ -55,15 +55,22 @@ impl SnpScenario {
 
     /// The same of another line, with another kind of evidence.
     pub fn with(name: &str, product: Product, evidence: &str) -> Result<Self> {
+        let mut scenario = Self::prepare(name, product, evidence)?;
+        let measurements = scenario.guest.measure(&scenario.site.cli, &scenario.boot)?;
+        scenario.site.accept_image("test", &measurements)?;
+        scenario.site.start()?;
+        Ok(scenario)
+    }
+
+    /// The same before an image is accepted and the services run.
+    pub fn prepare(name: &str, product: Product, evidence: &str) -> Result<Self> {
         let started = Instant::now();
         let workspace = Workspace::create(&format!("snp-{name}"))?;
         let guest = SnpGuest::prepare(&workspace)?;
         let chip = Chip::new(&development_root("own")?, product, 1);
-        let mut site = Site::create(&workspace)?;
+        let site = Site::create(&workspace)?;
         let boot = guest.boot(evidence, &owned(&site))?;
         site.declare_policy(&policy(evidence, &chip)?)?;
-        site.accept_image("test", &guest.measure(&site.cli, &boot)?)?;
-        site.start()?;
         Ok(Self {
             site,
             guest,
