@@ -1,0 +1,91 @@
+//! Evidence with reports, through the whole appraisal: whatever the bytes say, AMD signed none of it.
+#![no_main]
+use appraisal::{Answer, Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues};
+use evidence::{
+    AttesterClaim, AzureSnpEvidence, Binding, Channel, Evidence, Side, SnpEvidence, TpmEvidence,
+};
+use libfuzzer_sys::fuzz_target;
+use std::sync::LazyLock;
+
+/// 2025-01-01, when the seeds are valid.
+const NOW: u64 = 1_735_689_600;
+
+/// The loosest policy there is.
+const POLICY: &[u8] = include_bytes!("../policy.json");
+const VALUES: &[u8] = include_bytes!("../reference-values.json");
+
+static APPRAISER: LazyLock<Appraiser> = LazyLock::new(|| {
+    let policy = Policy::parse(POLICY).expect("the policy is good");
+    let values = ReferenceValues::parse(VALUES).expect("the reference values are good");
+    Appraiser::new(policy, values).expect("they fit each other")
+});
+
+// A kind, then report, certificate table, our own certificate and our own list, each but the last
+// with its length in two bytes before it.
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let mut rest = rest;
+    let [report, certificates, leaf] = [(); 3].map(|()| part(&mut rest));
+    let (claim, evidence) = match kind % 2 {
+        0 => (
+            AttesterClaim::SevSnp,
+            Evidence::SevSnp(SnpEvidence {
+                report: report.to_vec(),
+                certificates: certificates.to_vec(),
+            }),
+        ),
+        _ => (
+            AttesterClaim::AzureSevSnp,
+            Evidence::AzureSevSnp(AzureSnpEvidence {
+                hcl_report: report.to_vec(),
+                quote: TpmEvidence {
+                    attestation: certificates.to_vec(),
+                    signature: rest.to_vec(),
+                    pcrs: [(0, [0; 32])].into(),
+                    event_log: Vec::new(),
+                },
+            }),
+        ),
+    };
+    let secret = CredentialSecret::from_slice(&[1; 32]).expect("32 bytes");
+    let (challenged, challenge) = APPRAISER.challenge(&claim, secret).expect("accepted");
+    assert!(challenge.is_none());
+    drop(APPRAISER.wanted(&evidence, NOW));
+    let answer = Answer {
+        activated: None,
+        evidence: &evidence,
+        binding: &binding(),
+        endorsements: Endorsements {
+            leaf: (!leaf.is_empty()).then_some(leaf),
+            revocations: (!rest.is_empty()).then_some(rest),
+        },
+        now: NOW,
+    };
+    let error = APPRAISER.appraise(challenged, &answer);
+    let error = error.expect_err("nothing here is by AMD");
+    assert!(!error.is_by_proven_attester());
+    assert!(!error.checks().is_empty());
+});
+
+fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let Some((length, after)) = rest.split_first_chunk::<2>() else {
+        return &[];
+    };
+    let length = usize::from(u16::from_le_bytes(*length)).min(after.len());
+    let (part, after) = after.split_at(length);
+    *rest = after;
+    part
+}
+
+fn binding() -> Binding {
+    Binding::compute(&Channel {
+        attester: Side::Client,
+        client_hello: &[],
+        server_hello: &[],
+        client_spki: &[],
+        server_spki: &[],
+        exporter: &[0; 32],
+    })
+}
