@@ -22,6 +22,7 @@ mod machine;
 mod metadata;
 mod node;
 mod process;
+mod relay;
 mod root_program;
 mod scenario;
 mod service;
@@ -47,6 +48,7 @@ pub use machine::{
 pub use metadata::Metadata;
 pub use node::Node;
 pub use process::{Process, contained, run};
+pub use relay::{Pace, Relay};
 pub use scenario::{Scenario, exit};
 pub use service::Service;
 pub use silent::SilentServer;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::{
-    Machine, Metadata, Node, Scenario, SilentServer, Site, Swtpm, TpmAuthority, exit,
+    AgentStep, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer, Site, Swtpm,
+    TpmAuthority, exit,
 };
 use serde_json::json;
 
@@ -245,6 +246,50 @@ fn black_holes_and_silent_servers_do_not_stop_the_right_one() -> Result<()> {
         .push((HOSTILE.to_owned(), silent.port()));
     node.config.hints = Some(hints(&[BLACK_HOLE, HOSTILE, &real]));
     node.start("join")?.expect_unlocked(1)
+}
+
+/// The server's turns of a session (docs/protocol.md): its TLS flight, hello and verdict, and then the
+/// answer to the first call.
+const SERVER_HELLO: usize = 2;
+const FIRST_ANSWER: usize = 4;
+
+/// However a peer slices its bytes, a session and a call are over at their deadlines (docs/agent.md).
+#[test]
+fn a_server_that_dribbles_is_given_up_for_the_next_one() -> Result<()> {
+    let scenario = Scenario::direct("dribble")?;
+    let (real, port) = scenario.site.forward();
+    let hostile = Relay::to(port, Pace::DribbleFrom(SERVER_HELLO))?;
+    let honest = Relay::to(port, Pace::HangUp)?;
+    let mut node = scenario.node("worker-0")?;
+    node.config.forwards = vec![
+        (HOSTILE.to_owned(), hostile.port()),
+        (real.clone(), honest.port()),
+    ];
+    node.config.hints = Some(hints(&[HOSTILE, &real]));
+    let of_hostile = |step: &AgentStep| step.field("address") == Some(HOSTILE);
+
+    let mut machine = node.start("join")?;
+    let dialled = machine.expect_step("round")?;
+    let ended = machine.follow(|step| step.name == "peer" && of_hostile(step), |_| ())?;
+    let took = ended.at.saturating_sub(dialled.at).as_secs();
+    ensure!(
+        (19..40).contains(&took),
+        "a session took {took} s: {ended:?}"
+    );
+    honest.set(Pace::Full);
+    machine.expect_unlocked(1)?;
+
+    honest.set(Pace::HangUp);
+    hostile.set(Pace::DribbleFrom(FIRST_ANSWER));
+    let mut machine = node.start("rejoin")?;
+    let admitted = machine.expect_step("admitted")?;
+    ensure!(of_hostile(&admitted), "{admitted:?}");
+    honest.set(Pace::Full);
+    let failed = machine.expect_step("ticket")?;
+    ensure!(failed.field("error").is_some(), "{failed:?}");
+    let took = failed.at.saturating_sub(admitted.at).as_secs();
+    ensure!((29..45).contains(&took), "a call took {took} s: {failed:?}");
+    machine.expect_unlocked(2)
 }
 
 #[test]
