@@ -6,6 +6,9 @@ use api::admin::{ListNodesResponse, Node, NodeRole, NodeState as StateMessage, S
 use appraisal::AttesterIdentity;
 use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, path::Path};
+
+use crate::documents;
 
 /// What `constellation node list --output json` prints.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +78,26 @@ impl Records {
     }
 }
 
+impl Records {
+    /// Replaces the file by these records, and keeps the boots in it that the service knows nothing of.
+    pub(crate) fn update(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            return documents::create(path, self);
+        }
+        let kept: Self = documents::read(path)?;
+        let mut records = self.clone();
+        records.boots.extend(kept.boots_beside(self));
+        documents::replace(path, &records)
+    }
+
+    /// The boots of these records that `others` lack.
+    pub(crate) fn boots_beside(&self, others: &Self) -> impl Iterator<Item = &BootClaim> {
+        let known: BTreeSet<BootId> = others.boots.iter().map(|claim| claim.boot).collect();
+        let unknown = move |claim: &&BootClaim| !known.contains(&claim.boot);
+        self.boots.iter().filter(unknown)
+    }
+}
+
 fn spent_boot(message: &SpentBoot) -> Result<BootClaim> {
     Ok(BootClaim {
         disk: message.disk_uuid.parse()?,
@@ -110,5 +133,36 @@ impl Record {
             created: node.created,
             last_seen: node.last_seen,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(boots: &[u8]) -> Records {
+        let claim = |boot: &u8| BootClaim {
+            disk: DiskId::from_bytes([1; 16]),
+            boot: BootId::of_report_id(&[*boot; 32]),
+            attester: AttesterIdentity::SevSnp,
+            sealing_key: SealingKeyHash::of(&[*boot; 32]),
+            committed: None,
+        };
+        Records {
+            nodes: Vec::new(),
+            boots: boots.iter().map(claim).collect(),
+        }
+    }
+
+    #[test]
+    fn an_updated_file_keeps_what_the_service_knows_nothing_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.json");
+        records(&[1, 2]).update(&path).unwrap();
+        records(&[2, 3]).update(&path).unwrap();
+        let kept: Records = documents::read(&path).unwrap();
+        assert_eq!(kept.boots, records(&[2, 3, 1]).boots);
+        let unknown: Vec<_> = kept.boots_beside(&records(&[2, 3])).copied().collect();
+        assert_eq!(unknown, records(&[1]).boots);
     }
 }

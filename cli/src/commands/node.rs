@@ -1,9 +1,10 @@
 //! `constellation node`: the records of the join service, over its operator socket.
 
+use admission::BootClaim;
 use anyhow::{Context as _, Result, bail};
 use api::admin::{
     AcceptGenerationRequest, AdoptDiskRequest, AuditHeadRequest, BackupRequest, ForgetNodeRequest,
-    ListNodesRequest, OpenControlPlaneRequest, RebindDiskRequest,
+    ListNodesRequest, OpenControlPlaneRequest, RebindDiskRequest, RecordBootRequest, SpentBoot,
     join_admin_client::JoinAdminClient,
 };
 use appraisal::AttesterIdentity;
@@ -20,7 +21,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    files,
+    documents, files,
     output::{OutputFormat, WithHint as _},
     records::{NodeState, Record, Records},
 };
@@ -43,7 +44,12 @@ pub(crate) struct Node {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// List the records; with `--output json`, what `constellation recover --records` reads
-    List,
+    List {
+        /// Bring this records file up to date, too, and keep in it what `recover` released to boots of
+        /// SEV-SNP guests
+        #[arg(long, value_name = "FILE")]
+        update: Option<PathBuf>,
+    },
     /// Show the records of one node
     Show {
         /// The node's name
@@ -51,6 +57,13 @@ enum Command {
     },
     #[command(flatten)]
     Change(Change),
+    /// Tell the service which boots of SEV-SNP guests `recover` released a key to, so that they get
+    /// no other; do so when it is back
+    RecordBoots {
+        /// The records file that `recover` kept
+        #[arg(long, value_name = "FILE")]
+        records: PathBuf,
+    },
     /// Write a consistent copy of the store; the service starts from it as from its own file
     Backup {
         /// The copy, which must not exist
@@ -180,7 +193,19 @@ impl Node {
         let mut client = connect(&self.socket).await?;
         let done = |text: String| output.print(&Done { done: text });
         match self.command {
-            Command::List => output.print(&list(&mut client).await?),
+            Command::List { update } => {
+                let records = list(&mut client).await?;
+                if let Some(path) = update {
+                    records.update(&path)?;
+                }
+                output.print(&records)
+            }
+            Command::RecordBoots { records } => {
+                let recorded = record_boots(&mut client, &records).await?;
+                done(format!(
+                    "{recorded} boots recorded; they get no key any more"
+                ))
+            }
             Command::Show { node } => {
                 let mut records = list(&mut client).await?;
                 records.nodes.retain(|record| record.node == node);
@@ -235,6 +260,30 @@ async fn list(client: &mut JoinAdminClient<Channel>) -> Result<Records> {
         .await
         .map_err(refused)?;
     Records::from_message(answer.into_inner())
+}
+
+/// Sends what the service does not know; gives their number.
+async fn record_boots(client: &mut JoinAdminClient<Channel>, path: &Path) -> Result<usize> {
+    let kept: Records = documents::read(path)?;
+    let known = list(client).await?;
+    let mut recorded = 0;
+    for boot in kept.boots_beside(&known) {
+        let request = RecordBootRequest {
+            boot: Some(spent_boot(boot)),
+        };
+        client.record_boot(request).await.map_err(refused)?;
+        recorded += 1;
+    }
+    Ok(recorded)
+}
+
+fn spent_boot(claim: &BootClaim) -> SpentBoot {
+    SpentBoot {
+        boot: claim.boot.as_bytes().to_vec(),
+        disk_uuid: claim.disk.to_string(),
+        sealing_key: claim.sealing_key.as_bytes().to_vec(),
+        committed: claim.committed.map(|generation| generation.0),
+    }
 }
 
 async fn backup(client: &mut JoinAdminClient<Channel>, out: &Path) -> Result<u64> {

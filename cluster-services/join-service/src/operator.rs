@@ -6,13 +6,14 @@ use crate::{
     tickets::now,
 };
 use admission::{
-    Adoption, BootClaim, Context, NodeRecord, OperatorAction, RecordState, Refusal, RefusalClass,
-    TombstoneCause, operate,
+    Adoption, BootClaim, BootId, Context, NodeRecord, OperatorAction, RecordState, Refusal,
+    RefusalClass, SealingKeyHash, TombstoneCause, operate,
 };
 use api::{
     Class,
     admin::{self, join_admin_server},
 };
+use appraisal::AttesterIdentity;
 use audit::{Action, Outcome, RecordEvent, Text};
 use identity::{Generation, KeyVersion, Role};
 use service_runtime::{
@@ -270,6 +271,19 @@ impl join_admin_server::JoinAdmin for Admin {
         self.act(&request, action).await
     }
 
+    async fn record_boot(
+        &self,
+        request: Request<admin::RecordBootRequest>,
+    ) -> Result<Response<admin::Done>, Status> {
+        let boot = request.get_ref().boot.as_ref();
+        let boot = boot.ok_or_else(|| AdminError::Malformed {
+            field: "boot",
+            reason: "missing".into(),
+        })?;
+        let action = OperatorAction::RecordBoot(boot_claim(boot)?);
+        self.act(&request, action).await
+    }
+
     async fn backup(
         &self,
         request: Request<admin::BackupRequest>,
@@ -343,6 +357,23 @@ fn spent_boot(claim: &BootClaim) -> admin::SpentBoot {
         sealing_key: claim.sealing_key.as_bytes().to_vec(),
         committed: claim.committed.map(|generation| generation.0),
     }
+}
+
+fn boot_claim(boot: &admin::SpentBoot) -> Result<BootClaim, AdminError> {
+    Ok(BootClaim {
+        disk: parse("disk_uuid", &boot.disk_uuid)?,
+        boot: BootId::from_bytes(hash("boot", &boot.boot)?),
+        attester: AttesterIdentity::SevSnp,
+        sealing_key: SealingKeyHash::from_bytes(hash("sealing_key", &boot.sealing_key)?),
+        committed: boot.committed.map(Generation),
+    })
+}
+
+fn hash(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], AdminError> {
+    bytes.try_into().map_err(|_| AdminError::Malformed {
+        field,
+        reason: "expected 32 bytes".into(),
+    })
 }
 
 fn node(record: NodeRecord) -> admin::Node {

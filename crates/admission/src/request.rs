@@ -1,4 +1,4 @@
-use crate::{BootId, SealingKeyHash, Timestamp};
+use crate::{BootClaim, BootId, SealingKeyHash, Timestamp};
 use alloc::{collections::BTreeSet, string::String};
 use appraisal::{Appraised, AttesterIdentity};
 use core::fmt;
@@ -107,6 +107,9 @@ pub enum OperatorAction {
         /// The node.
         node: NodeName,
     },
+    /// Records what a boot got elsewhere, from the operator's CLI: it gets nothing more here. What is
+    /// recorded of that boot already stays.
+    RecordBoot(BootClaim),
     /// Lets another machine unlock the disk.
     Rebind {
         /// The disk.
@@ -165,6 +168,7 @@ impl OperatorAction {
             Self::FinishInit => "finish-init",
             Self::Forget { .. } => "forget",
             Self::OpenControlPlane { .. } => "open-control-plane",
+            Self::RecordBoot(_) => "record-boot",
             Self::Rebind { .. } => "rebind",
         }
     }

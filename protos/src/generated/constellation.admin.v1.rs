@@ -55,6 +55,11 @@ pub struct SpentBoot {
     pub committed: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordBootRequest {
+    #[prost(message, optional, tag = "1")]
+    pub boot: ::core::option::Option<SpentBoot>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForgetNodeRequest {
     #[prost(string, tag = "1")]
     pub node_name: ::prost::alloc::string::String,
@@ -419,6 +424,30 @@ pub mod join_admin_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Records what `constellation recover` gave a boot without a latch: it gets nothing more.
+        pub async fn record_boot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RecordBootRequest>,
+        ) -> std::result::Result<tonic::Response<super::Done>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/constellation.admin.v1.JoinAdmin/RecordBoot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("constellation.admin.v1.JoinAdmin", "RecordBoot"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// A consistent copy of the store; the service starts from it as from its own file.
         pub async fn backup(
             &mut self,
@@ -519,6 +548,11 @@ pub mod join_admin_server {
         async fn open_control_plane(
             &self,
             request: tonic::Request<super::OpenControlPlaneRequest>,
+        ) -> std::result::Result<tonic::Response<super::Done>, tonic::Status>;
+        /// Records what `constellation recover` gave a boot without a latch: it gets nothing more.
+        async fn record_boot(
+            &self,
+            request: tonic::Request<super::RecordBootRequest>,
         ) -> std::result::Result<tonic::Response<super::Done>, tonic::Status>;
         /// Server streaming response type for the Backup method.
         type BackupStream: tonic::codegen::tokio_stream::Stream<
@@ -871,6 +905,51 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenControlPlaneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/constellation.admin.v1.JoinAdmin/RecordBoot" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecordBootSvc<T: JoinAdmin>(pub Arc<T>);
+                    impl<
+                        T: JoinAdmin,
+                    > tonic::server::UnaryService<super::RecordBootRequest>
+                    for RecordBootSvc<T> {
+                        type Response = super::Done;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RecordBootRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as JoinAdmin>::record_boot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecordBootSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

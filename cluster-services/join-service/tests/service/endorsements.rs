@@ -6,7 +6,8 @@ use crate::{
     node::{Guest, Machine, Node},
     setup::{Cluster, Running},
 };
-use api::Class;
+use admission::BootId;
+use api::{Class, admin};
 use attested_tls::SessionError;
 use evidence::AdmissionPath;
 use owner::DocumentKind;
@@ -264,6 +265,52 @@ async fn a_lying_service_gets_nobody_in() {
     let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     let is_list = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("crl-");
     assert!(names.iter().all(is_list), "{names:?}");
+    service.stop().await;
+    keys.stop().await;
+}
+
+/// A boot without a latch is listed with what it got; one that the operator recovered is told to the
+/// service, and gets nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn boots_without_a_latch_are_listed_and_recorded() {
+    let cluster = cluster();
+    let (chip, list) = (Chip::new(4), list());
+    let der = chip.certificate();
+    let kds = Kds::start(move |path, _| match path.ends_with("/crl") {
+        true => Answer::Body(list.clone()),
+        false => Answer::Body(der.clone()),
+    });
+    let (keys, service) = start(&cluster, &kds).await;
+    let guest = Machine::guest(chip.guest(|report| report.report_id = [0x41; 32]));
+    let node = dial_until(&cluster, &service, &guest).await;
+    let disk = node.register().await;
+    node.join(disk, "worker-0").await.unwrap();
+    node.commit(disk, 1).await.unwrap();
+    let mut operator = cluster.operator();
+    let listed = operator.list_nodes(admin::ListNodesRequest {}).await;
+    let boots = listed.unwrap().into_inner().boots;
+    let [boot] = &boots[..] else {
+        panic!("one boot: {boots:?}")
+    };
+    assert_eq!(boot.disk_uuid, disk.to_string());
+    assert_eq!(boot.committed, Some(1));
+    let relaunched = guest.relaunch([0x42; 32]);
+    let recovered = admin::SpentBoot {
+        boot: BootId::of_report_id(&[0x42; 32]).as_bytes().to_vec(),
+        sealing_key: vec![7; 32],
+        committed: Some(2),
+        ..boot.clone()
+    };
+    let request = admin::RecordBootRequest {
+        boot: Some(recovered),
+    };
+    operator.record_boot(request).await.unwrap();
+    let node = cluster.rejoin(&service, &relaunched).await;
+    assert_eq!(node.rejoin(disk).await, Err(Class::Refused));
+    let node = cluster
+        .rejoin(&service, &relaunched.relaunch([0x43; 32]))
+        .await;
+    node.rejoin(disk).await.unwrap();
     service.stop().await;
     keys.stop().await;
 }

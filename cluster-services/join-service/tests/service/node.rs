@@ -105,6 +105,14 @@ impl Machine {
         Self::boot(Arc::clone(&self.tpm))
     }
 
+    /// Another launch of the same guest.
+    pub(crate) fn relaunch(&self, report_id: [u8; 32]) -> Self {
+        if let Tpm::None(guest) = &mut *self.tpm.lock().unwrap() {
+            guest.report.report_id = report_id;
+        }
+        self.reboot()
+    }
+
     pub(crate) fn set_pcr(&self, pcr: u32, value: [u8; 32]) {
         match &mut *self.tpm.lock().unwrap() {
             Tpm::Keys(tpm) => {

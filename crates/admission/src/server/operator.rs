@@ -1,7 +1,7 @@
 use super::{Step, ready_when_written};
 use crate::{
-    Adoption, BootId, Claim, Context, ControlPlaneEntry, Grant, NodeRecord, OperatorAction, Plan,
-    Refusal, Snapshot, TombstoneCause,
+    Adoption, BootClaim, BootId, Claim, Context, ControlPlaneEntry, Grant, NodeRecord,
+    OperatorAction, Plan, Refusal, Snapshot, TombstoneCause,
     record::RecordState,
     store::{Halt, Key, Value, Writes},
 };
@@ -34,6 +34,13 @@ pub(super) fn operate(
             event.node = Some(node.clone());
             None
         }
+        OperatorAction::RecordBoot(claim) => {
+            desk.record_boot(*claim, &mut writes)?;
+            event.disk = Some(claim.disk);
+            event.attester = Some(Text::from_display(claim.attester));
+            event.generation = claim.committed;
+            None
+        }
         OperatorAction::Rebind { disk, attester } => {
             Some(desk.rebind(*disk, *attester, &mut writes)?)
         }
@@ -56,6 +63,14 @@ struct Operator<'a> {
 }
 
 impl Operator<'_> {
+    /// Create-only, as every claim of a boot.
+    fn record_boot(&self, claim: BootClaim, writes: &mut Writes) -> Result<(), Halt> {
+        if self.snapshot.boot(claim.boot)?.is_none() {
+            writes.put(Key::Boot(claim.boot), None, Value::Boot(claim));
+        }
+        Ok(())
+    }
+
     fn accept_generation(
         &self,
         disk: DiskId,

@@ -243,6 +243,40 @@ fn a_guest_without_a_latch_gets_one_release_for_each_boot() {
 }
 
 #[test]
+fn a_boot_that_the_operator_recovered_gets_nothing_from_the_services() {
+    let mut store = Store::joined(&guest(1, 1, Join), D1);
+    let recovered = guest(2, 2, Recover);
+    let claim = crate::BootClaim {
+        disk: D1,
+        boot: recovered.boot,
+        attester: recovered.attester,
+        sealing_key: recovered.sealing_key,
+        committed: Some(Generation(2)),
+    };
+    let record = OperatorAction::RecordBoot(claim);
+    assert_eq!(store.act(&record).unwrap(), Grant::Done);
+    // Again, and after the boot was recorded otherwise: the first record stays.
+    let other = crate::BootClaim { disk: D2, ..claim };
+    for action in [record, OperatorAction::RecordBoot(other)] {
+        assert_eq!(store.act(&action).unwrap(), Grant::Done);
+    }
+    let spent = Refusal::BootSpent { disk: D1 };
+    for sealing_key in [2, 3] {
+        let root = guest(2, sealing_key, Rejoin);
+        assert_eq!(store.ask(&root, &rejoin(D1)).unwrap_err(), spent);
+    }
+    assert_eq!(
+        store
+            .ask(&guest(2, 3, Join), &join(D2, "worker-1"))
+            .unwrap_err(),
+        Refusal::BootClaimed {
+            expected: D1,
+            got: D2
+        }
+    );
+}
+
+#[test]
 fn guests_that_no_evidence_tells_apart_have_a_disk_each() {
     let mut store = Store::joined(&guest(1, 1, Join), D1);
     drop(release(
