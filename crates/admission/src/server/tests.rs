@@ -246,7 +246,7 @@ fn a_guest_without_a_latch_gets_one_release_for_each_boot() {
 fn a_boot_that_the_operator_recovered_gets_nothing_from_the_services() {
     let mut store = Store::joined(&guest(1, 1, Join), D1);
     let recovered = guest(2, 2, Recover);
-    let claim = crate::BootClaim {
+    let claim = BootClaim {
         disk: D1,
         boot: recovered.boot,
         attester: recovered.attester,
@@ -256,7 +256,7 @@ fn a_boot_that_the_operator_recovered_gets_nothing_from_the_services() {
     let record = OperatorAction::RecordBoot(claim);
     assert_eq!(store.act(&record).unwrap(), Grant::Done);
     // Again, and after the boot was recorded otherwise: the first record stays.
-    let other = crate::BootClaim { disk: D2, ..claim };
+    let other = BootClaim { disk: D2, ..claim };
     for action in [record, OperatorAction::RecordBoot(other)] {
         assert_eq!(store.act(&action).unwrap(), Grant::Done);
     }
