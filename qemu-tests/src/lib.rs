@@ -8,6 +8,10 @@
 //! A scenario makes a [`Workspace`] (one log folder), manufactures a [`Swtpm`], describes a
 //! [`Machine`] by a [`MachineConfig`], starts it and reads its [`Console`]. Everything that was
 //! started ends with the value that stands for it, and with the test process at the latest.
+//!
+//! Nothing here has an SEV-SNP processor. A [`SnpScenario`] boots the released agent behind a test
+//! init that provides its `/dev/sev-guest` (crate `snp-device`), with reports under a root of its
+//! own ([`Chip`]); kernel, agent and services cannot tell.
 
 mod accelerator;
 mod agent_line;

@@ -11,7 +11,7 @@ mod firmware;
 mod scenario;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -224,11 +224,6 @@ impl SnpGuest {
     /// The test image.
     pub fn image(&self) -> &Image {
         &self.image
-    }
-
-    /// The firmware that launch measurements are computed with.
-    pub fn firmware(&self) -> &Path {
-        &self.firmware
     }
 
     /// The agent that these boots run: `/init` of the image, which the addition leaves as it is.

@@ -324,6 +324,12 @@ fn a_certificate_that_nobody_brings_is_fetched() -> Result<()> {
     machine.console.expect("class=unavailable", PATIENCE)?;
     machine.expect_unlocked(1)?;
     ensure!(kds.requests() > 0, "nobody asked for the certificate");
+
+    // Whoever says to be this chip, under a root of his own, is now known for what he is.
+    let impostor = Chip::new(&development_root("impostor")?, Product::Milan, 1);
+    let impostor = impostor.guest(behaviour.report.measurement)?;
+    let forged = ["signature of the report is not by the key"];
+    scenario.expect_refused("impostor", &impostor, &forged)?;
     Ok(())
 }
 
