@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result};
 use clap::Args;
 use owner::{DocumentKind, OwnerFingerprint, OwnerPublicKey, SignedDocument};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IntoDeserializer as _, value},
+};
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -19,6 +22,12 @@ use crate::{
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&files::read(path)?)
         .with_context(|| format!("read `{}`", path.display()))
+}
+
+/// Reads an argument as a document has it.
+pub(crate) fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, value::Error> {
+    let text: value::StrDeserializer<'_, _> = text.into_deserializer();
+    T::deserialize(text)
 }
 
 /// Replaces a document by its JSON.

@@ -114,6 +114,28 @@ fn azure_compares_the_pcrs_that_a_tpm_does() {
 }
 
 #[test]
+fn an_image_in_a_paravisor_is_compared_with_both() {
+    let operator = Operator::new();
+    let pcrs = json!({"pcrs": {"11": ["11".repeat(32)]}});
+    fs::write(operator.path("pcrs.json"), pcrs.to_string()).unwrap();
+    let launch = json!({"sev_snp": {"measurements": ["22".repeat(48)]}});
+    fs::write(operator.path("launch.json"), launch.to_string()).unwrap();
+    let paravisor = "99".repeat(48);
+    let add = "reference-values add rv.json --image one --role worker --measurements";
+    let error = operator.refused(&format!("{add} launch.json --paravisor {paravisor}"));
+    assert!(error.contains("expected `pcrs` beside it"), "{error}");
+    // Two kinds in one image would leave one of them without its latch.
+    let error = operator.refused(&format!("{add} launch.json --measurements pcrs.json"));
+    assert!(error.contains("expected no `pcrs` beside it"), "{error}");
+    let listed = operator.ok(&format!("{add} pcrs.json --paravisor {paravisor}"));
+    assert!(listed.contains("PCR 11; paravisor"), "{listed}");
+    let values: Value =
+        serde_json::from_slice(&fs::read(operator.path("rv.json")).unwrap()).unwrap();
+    let launch = &values["images"][0]["azure_sev_snp"]["measurements"];
+    assert_eq!(*launch, json!([paravisor]));
+}
+
+#[test]
 fn a_development_root_is_named_in_full_and_said_aloud() {
     let operator = Operator::new();
     let chain = ROOT.chain(Product::Genoa);

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use appraisal::{
     ReferenceValues,
-    document::{ImageDocument, ReferenceValuesDocument, VERSION},
+    document::{ImageDocument, LaunchDigest, ReferenceValuesDocument, SnpImageDocument, VERSION},
 };
 use clap::{Args, Subcommand};
 use identity::Role;
@@ -57,10 +57,13 @@ pub(crate) struct Add {
     /// Role its nodes may take; may be repeated
     #[arg(long = "role", required = true, value_name = "ROLE")]
     roles: Vec<Role>,
-    /// What `constellation measure --output json` printed; may be repeated, for PCRs and launch
-    /// measurements
+    /// What `constellation measure --output json` printed; may be repeated
     #[arg(long, required = true, value_name = "FILE")]
     measurements: Vec<PathBuf>,
+    /// For an image that attests as `azure-sev-snp`: launch measurement of the paravisor that it may
+    /// run in, as `snp show` prints it of a report that you trust; may be repeated
+    #[arg(long, value_name = "HEX", value_parser = documents::parse_text::<LaunchDigest>)]
+    paravisor: Vec<LaunchDigest>,
 }
 
 impl Add {
@@ -88,7 +91,10 @@ impl Add {
             roles: self.roles,
             pcrs: measurements.pcrs,
             sev_snp: measurements.sev_snp,
-            azure_sev_snp: None,
+            azure_sev_snp: (!self.paravisor.is_empty()).then_some(SnpImageDocument {
+                measurements: Some(self.paravisor),
+                id_block: None,
+            }),
             events: measurements.events,
         });
         save(&self.file, document)
@@ -155,6 +161,7 @@ struct ImageLine {
     pcrs: Vec<u32>,
     launch_measurements: usize,
     id_block: bool,
+    paravisor: bool,
 }
 
 impl Listing {
@@ -178,6 +185,7 @@ impl ImageLine {
             pcrs: pcrs.unwrap_or_default(),
             launch_measurements: measurements.map_or(0, Vec::len),
             id_block: launch.is_some_and(|launch| launch.id_block.is_some()),
+            paravisor: image.azure_sev_snp.is_some(),
         }
     }
 
@@ -195,6 +203,9 @@ impl ImageLine {
         }
         if self.id_block {
             anchors.push("ID block".to_owned());
+        }
+        if self.paravisor {
+            anchors.push("paravisor".to_owned());
         }
         anchors.join("; ")
     }

@@ -7,12 +7,11 @@ use appraisal::document::{
     UpcomingTcbDocument,
 };
 use clap::{Args, ValueEnum};
-use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
 use snp::Product;
 use std::{path::PathBuf, str::FromStr};
 
 use super::some_unless_empty;
-use crate::files;
+use crate::{documents, files};
 
 /// What counts for kinds with a report. That debugging and migration agents are forbidden is no option.
 #[derive(Args, Debug)]
@@ -30,7 +29,7 @@ pub(super) struct SnpRules {
     #[arg(long, value_name = "PRODUCT:TCB", requires = "minimum_tcb")]
     upcoming_tcb: Vec<ProductTcb>,
     /// From when all of `--upcoming-tcb` are in force, such as `2027-01-31T00:00:00Z`
-    #[arg(long, value_name = "TIME", value_parser = serde_text::<EffectiveDate>, requires = "upcoming_tcb")]
+    #[arg(long, value_name = "TIME", value_parser = documents::parse_text::<EffectiveDate>, requires = "upcoming_tcb")]
     upcoming_from: Option<EffectiveDate>,
     /// Which key must have signed: `vcek` is the chip's own, `vlek` one that AMD gave your provider for
     /// all of its machines, so that you trust the provider to keep it
@@ -59,7 +58,7 @@ pub(super) struct SnpRules {
     #[arg(long, value_name = "WHEN", requires = "minimum_tcb")]
     revocation_lists: Option<RevocationOption>,
     /// Accept this chip and no other: `CHIP_ID` in hexadecimal, as `snp show` prints it; may be repeated
-    #[arg(long, value_name = "HEX", value_parser = serde_text::<ChipDocument>, requires = "minimum_tcb")]
+    #[arg(long, value_name = "HEX", value_parser = documents::parse_text::<ChipDocument>, requires = "minimum_tcb")]
     chip: Vec<ChipDocument>,
     /// Trust these certificates in AMD's place for a product line. Whoever has the keys of such a root
     /// can make any report without a processor: for tests of clusters that protect nothing
@@ -246,10 +245,4 @@ impl From<RevocationOption> for RevocationLists {
             RevocationOption::WhenGiven => Self::WhenGiven,
         }
     }
-}
-
-/// A value as the document has it.
-fn serde_text<T: DeserializeOwned>(text: &str) -> Result<T, serde::de::value::Error> {
-    let deserializer: StrDeserializer<'_, _> = text.into_deserializer();
-    T::deserialize(deserializer)
 }
