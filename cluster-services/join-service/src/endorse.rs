@@ -42,13 +42,11 @@ impl Endorsers {
         let Some(config) = config else {
             return Ok(Self(None));
         };
-        let amd = AuthoritySet::amd().map_err(OpenError::Authorities)?;
-        let authorities = amd.iter().chain(policy.authorities()).cloned();
         let fetching = |url: &String| (url.clone(), FetchConfig::default());
         let endorsements = Endorsements::open(Config {
             folder: config.folder.clone(),
             max_files: usize::try_from(config.files.get()).unwrap_or(usize::MAX),
-            authorities: AuthoritySet::new(authorities.collect()),
+            authorities: AuthoritySet::amd_and(policy).map_err(OpenError::Authorities)?,
             kds: config.kds.as_ref().map(fetching),
             clock: system_clock(),
         })?;
@@ -59,9 +57,9 @@ impl Endorsers {
     /// certificate could make `rules` accept it.
     #[must_use]
     pub fn find(&self, rules: &Appraiser, evidence: &Evidence, now: u64) -> Found {
-        let wanted = self.0.as_ref().zip(rules.wanted(evidence, now));
-        wanted.map_or_else(Found::default, |(endorsements, wanted)| {
-            endorsements.find(&wanted.report, &wanted.authorities, wanted.in_table)
+        let endorsements = self.0.as_ref();
+        endorsements.map_or_else(Found::default, |endorsements| {
+            endorsements.find_for(rules, evidence, now)
         })
     }
 }

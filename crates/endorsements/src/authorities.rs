@@ -1,6 +1,7 @@
 //! Whose certificates are kept.
 
 use crate::EndorsementId;
+use appraisal::Policy;
 use snp::{
     Authorities, AuthorityError, KeyKind, Leaf, LeafError, Product, RevocationError,
     RevocationList, UnixTime,
@@ -45,6 +46,16 @@ impl AuthoritySet {
     pub fn amd() -> Result<Self, AuthorityError> {
         let all = Product::ALL.into_iter().map(Authorities::amd);
         all.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// AMD's, and the development roots that a policy names.
+    ///
+    /// # Errors
+    /// As [`AuthoritySet::amd`].
+    pub fn amd_and(policy: &Policy) -> Result<Self, AuthorityError> {
+        let mut all = Self::amd()?;
+        all.0.extend(policy.authorities().cloned());
+        Ok(all)
     }
 
     /// Only these.

@@ -4,6 +4,8 @@ use crate::{
     AuthoritySet, EndorsementId, FetchConfig, Kds, KdsError, Store, StoreError,
     fetcher::{Fetcher, Wanted},
 };
+use appraisal::Appraiser;
+use evidence::Evidence;
 use snp::{Authorities, AuthorityError, KeyKind, Leaf, Product, Report, UnixTime};
 use std::{
     collections::HashMap,
@@ -148,6 +150,16 @@ impl Endorsements {
             refreshed.insert(product, now);
         }
         due
+    }
+
+    /// What is here for `evidence`. What is missing is scheduled, if a certificate could make
+    /// `rules` accept it at `now`, in seconds since 1970.
+    #[must_use]
+    pub fn find_for(&self, rules: &Appraiser, evidence: &Evidence, now: u64) -> Found {
+        let wanted = rules.wanted(evidence, now);
+        wanted.map_or_else(Found::default, |wanted| {
+            self.find(&wanted.report, &wanted.authorities, wanted.in_table)
+        })
     }
 
     /// What is here for a report that a certificate of one of `authorities` could vouch for; what is

@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
-    ("endorsements", &["snp"]),
+    ("endorsements", &["appraisal", "evidence", "snp"]),
     ("api", &["evidence", "identity", "owner"]),
     (
         "attested-tls",

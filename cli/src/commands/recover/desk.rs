@@ -34,23 +34,18 @@ impl Desk {
     }
 
     fn find(&self, evidence: &Evidence, now: u64) -> Found {
-        let wanted = self
-            .endorsements
-            .as_ref()
-            .zip(self.rules.wanted(evidence, now));
-        wanted.map_or_else(Found::default, |(endorsements, wanted)| {
-            endorsements.find(&wanted.report, &wanted.authorities, wanted.in_table)
+        let endorsements = self.endorsements.as_ref();
+        endorsements.map_or_else(Found::default, |endorsements| {
+            endorsements.find_for(&self.rules, evidence, now)
         })
     }
 }
 
 fn open(folder: &Path, rules: &Appraiser) -> Result<Endorsements> {
-    let amd = AuthoritySet::amd().context("pinned authorities")?;
-    let authorities = amd.iter().chain(rules.policy().authorities()).cloned();
     Endorsements::open(Config {
         folder: folder.to_owned(),
         max_files: MAX_FILES,
-        authorities: AuthoritySet::new(authorities.collect()),
+        authorities: AuthoritySet::amd_and(rules.policy()).context("pinned authorities")?,
         kds: None,
         clock: system_clock(),
     })

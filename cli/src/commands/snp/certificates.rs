@@ -181,14 +181,12 @@ struct Roots {
 
 impl Roots {
     fn authorities(&self) -> Result<AuthoritySet> {
-        let amd = AuthoritySet::amd().context("AMD's roots")?;
         let Some(path) = &self.development_roots_of else {
-            return Ok(amd);
+            return AuthoritySet::amd().context("AMD's roots");
         };
         let policy = Policy::parse(&files::read(path)?)
             .with_context(|| format!("read policy `{}`", path.display()))?;
-        let all = amd.iter().chain(policy.authorities()).cloned();
-        Ok(AuthoritySet::new(all.collect()))
+        AuthoritySet::amd_and(&policy).context("AMD's roots")
     }
 }
 

@@ -130,10 +130,7 @@ impl Verify {
             kds: None,
             clock: Arc::new(move || now),
         })?;
-        let wanted = appraiser.wanted(evidence, now.0);
-        Ok(wanted.map_or_else(Found::default, |wanted| {
-            endorsements.find(&wanted.report, &wanted.authorities, wanted.in_table)
-        }))
+        Ok(endorsements.find_for(appraiser, evidence, now.0))
     }
 }
 
