@@ -16,7 +16,7 @@ const DRIP: Duration = Duration::from_millis(500);
 /// What a relay does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// From this turn of the server on, counted from 1, each byte takes [`DRIP`].
+    /// From this turn of the server on, counted from 1, each byte takes half a second.
     DribbleFrom(usize),
     /// Carries everything at once.
     Full,
