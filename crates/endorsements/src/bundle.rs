@@ -1,9 +1,6 @@
 //! One file that carries certificates to where no network is (docs/formats.md, "Endorsement bundle").
 
-use crate::{
-    AuthoritySet, EndorsementId, RejectedLeaf, Store, StoreError,
-    store::{Contents, MAX_LEAF},
-};
+use crate::{AuthoritySet, EndorsementId, RejectedLeaf, Store, StoreError, store::MAX_LEAF};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use snp::{KeyKind, MAX_REVOCATION_LIST, Product, RevocationError, UnixTime};
@@ -123,19 +120,6 @@ impl Bundle {
     #[must_use]
     pub fn new(leaves: Vec<(KeyKind, Vec<u8>)>, lists: Vec<(Product, Vec<u8>)>) -> Self {
         Self { leaves, lists }
-    }
-
-    /// Everything that a store holds.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn export(store: &Store, now: UnixTime) -> Result<Self, StoreError> {
-        let Contents { leaves, lists } = store.all(now)?;
-        let leaves = leaves.into_iter().map(|(id, der)| (id.kind(), der));
-        Ok(Self {
-            leaves: leaves.collect(),
-            lists,
-        })
     }
 
     /// How many certificates and revocation lists it has.

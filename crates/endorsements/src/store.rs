@@ -203,38 +203,6 @@ impl Store {
         Some(newest)
     }
 
-    /// All certificates in the folder, with what they are, and all revocation lists.
-    pub(crate) fn all(&self, now: UnixTime) -> Result<Contents, StoreError> {
-        let files = self.files().map_err(|source| StoreError::Folder {
-            path: self.folder.clone(),
-            source,
-        })?;
-        let mut contents = Contents::default();
-        for (_, path) in files {
-            let Some(der) = read_bounded(&path, MAX_LEAF) else {
-                continue;
-            };
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let kind = match name.split_once('-') {
-                Some(("vcek", _)) => snp::KeyKind::Vcek,
-                Some(("vlek", _)) => snp::KeyKind::Vlek,
-                _ => continue,
-            };
-            match self.authorities.authenticate(kind, &der, now) {
-                Ok(id) => contents.leaves.push((id, der)),
-                Err(error) => warn_ignored(&path, &error),
-            }
-        }
-        for authorities in self.authorities.iter() {
-            let list = self.revocation_list(authorities, now);
-            contents
-                .lists
-                .extend(list.map(|list| (authorities.product(), list)));
-        }
-        contents.leaves.sort_by_key(|(id, _)| id.file_name());
-        Ok(contents)
-    }
-
     /// Bounded by the number of files; what is forgotten is read again.
     fn remember(&self, id: EndorsementId, der: Vec<u8>) {
         let mut cache = self.cache();
@@ -307,13 +275,6 @@ impl Store {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What a folder holds.
-#[derive(Debug, Default)]
-pub(crate) struct Contents {
-    pub(crate) leaves: Vec<(EndorsementId, Vec<u8>)>,
-    pub(crate) lists: Vec<(snp::Product, Vec<u8>)>,
 }
 
 /// The list in a file, if it is one of this root and in force.

@@ -1,4 +1,4 @@
-//! Synchronous Linux edges: block devices, device-mapper, mounts, the TPM device, network set-up.
+//! Synchronous Linux edges: block devices, device-mapper, mounts, the TPM and SNP devices, network set-up.
 //!
 //! One function a step and one error variant a step, so that a boot that ends says where. What is
 //! read from a device is the host's and is parsed by ring 0; what is decided is decided elsewhere.
