@@ -1,7 +1,7 @@
 //! `constellation measure`: what a boot of an image leaves in the PCRs, or in a launch measurement.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use appraisal::document::{ByPcr, EventDocument, PcrValue, SnpImageDocument};
+use appraisal::document::{ByPcr, EventDocument, LaunchDigest, PcrValue, SnpImageDocument};
 use clap::Args;
 use evidence::EvidenceKind;
 use measure::cmdline::Cmdline;
@@ -96,12 +96,10 @@ pub(crate) struct Measurements {
 
 impl Measurements {
     fn of_launches(launches: Vec<Launch>) -> Self {
-        let mut measurements: Vec<_> = launches.iter().map(|it| it.measurement).collect();
-        measurements.sort_unstable();
-        measurements.dedup();
+        let measurements = launches.iter().map(|it| it.measurement).collect();
         Self {
             sev_snp: Some(SnpImageDocument {
-                measurements: Some(measurements),
+                measurements: Some(each_once(measurements)),
                 id_block: None,
             }),
             launches,
@@ -109,18 +107,39 @@ impl Measurements {
         }
     }
 
-    /// Adds those of another file, where this one has none.
+    /// Adds those of another file, such as launch measurements with another firmware.
     pub(crate) fn merge(&mut self, other: Self) -> Result<()> {
-        if (self.pcrs.is_some() && other.pcrs.is_some())
-            || (self.sev_snp.is_some() && other.sev_snp.is_some())
-        {
-            bail!("two files have measurements of the same kind");
+        if self.pcrs.is_some() && other.pcrs.is_some() {
+            return Err(anyhow!("two files have PCRs"))
+                .hint("`measure` takes `--event-log` of several firmware versions");
         }
         self.pcrs = self.pcrs.take().or(other.pcrs);
         self.events = self.events.take().or(other.events);
-        self.sev_snp = self.sev_snp.take().or(other.sev_snp);
+        self.sev_snp = match (self.sev_snp.take(), other.sev_snp) {
+            (Some(one), Some(other)) => Some(one_of(one, other)?),
+            (one, other) => one.or(other),
+        };
         Ok(())
     }
+}
+
+/// What a launch must be that fits one of two.
+fn one_of(one: SnpImageDocument, other: SnpImageDocument) -> Result<SnpImageDocument> {
+    if one.id_block.is_some() && other.id_block.is_some() {
+        bail!("two files have an ID block");
+    }
+    let measurements = [one.measurements, other.measurements];
+    let all = measurements.into_iter().flatten().flatten().collect();
+    Ok(SnpImageDocument {
+        measurements: Some(each_once(all)).filter(|all| !all.is_empty()),
+        id_block: one.id_block.or(other.id_block),
+    })
+}
+
+fn each_once(mut measurements: Vec<LaunchDigest>) -> Vec<LaunchDigest> {
+    measurements.sort_unstable();
+    measurements.dedup();
+    measurements
 }
 
 impl fmt::Display for Measurements {

@@ -57,7 +57,8 @@ pub(crate) struct Add {
     /// Role its nodes may take; may be repeated
     #[arg(long = "role", required = true, value_name = "ROLE")]
     roles: Vec<Role>,
-    /// What `constellation measure --output json` printed; may be repeated
+    /// What `constellation measure --output json` printed; may be repeated, for launches with several
+    /// firmware versions
     #[arg(long, required = true, value_name = "FILE")]
     measurements: Vec<PathBuf>,
     /// For an image that attests as `azure-sev-snp`: launch measurement of the paravisor that it may
