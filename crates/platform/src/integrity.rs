@@ -47,7 +47,8 @@ impl StateDisk {
         let device = BlockDevice::open(path).map_err(StateDiskError::Open)?;
         if device.size() < MINIMUM_SIZE {
             return Err(StateDiskError::TooSmall {
-                bytes: device.size(),
+                expected: MINIMUM_SIZE,
+                got: device.size(),
             });
         }
         Ok(Self { device })
@@ -69,7 +70,24 @@ impl StateDisk {
             first.map_err(StateDiskError::ReadSlot)?,
             second.map_err(StateDiskError::ReadSlot)?,
         ];
-        inspect(&slots).map_err(StateDiskError::Inspect)
+        let inspection = inspect(&slots).map_err(StateDiskError::Inspect)?;
+        if inspection == Inspection::Blank {
+            self.refuse_foreign()?;
+        }
+        Ok(inspection)
+    }
+
+    /// Blank slots do not make a blank disk: some formats leave them zero and begin between them
+    /// (md 1.2 and bcachefs at 4 KiB, ZFS at 16 KiB). Nothing of ours was ever there.
+    fn refuse_foreign(&self) -> Result<(), StateDiskError> {
+        let [_, second] = SLOT_OFFSETS;
+        for offset in (0..second).step_by(BLOCK) {
+            let block = self.device.read_block(offset);
+            if block.map_err(StateDiskError::ReadSlot)? != [0; BLOCK] {
+                return Err(StateDiskError::Inspect(InspectError::Foreign));
+            }
+        }
+        Ok(())
     }
 
     /// Writes a sealed header into one slot, makes it durable and reads it back.
@@ -163,9 +181,9 @@ impl StateDisk {
         parameters: &DmParameters,
         superblock: &IntegritySuperblock,
     ) -> Result<(), StateDiskError> {
-        let bytes = self.device.size();
-        if bytes < parameters.minimum_device_size() {
-            return Err(StateDiskError::TooSmall { bytes });
+        let (expected, got) = (parameters.minimum_device_size(), self.device.size());
+        if got < expected {
+            return Err(StateDiskError::TooSmall { expected, got });
         }
         superblock
             .compare(&self.read_superblock()?)
@@ -322,10 +340,12 @@ pub enum StateDiskError {
     #[error("dm-integrity superblock on the disk")]
     Superblock(#[source] SuperblockError),
     /// The disk is too small (class refused).
-    #[error("state disk: expected at least {MINIMUM_SIZE} bytes, got {bytes}")]
+    #[error("state disk: expected at least {expected} bytes, got {got}")]
     TooSmall {
+        /// What a new disk, or the sealed one, needs.
+        expected: u64,
         /// The disk's size.
-        bytes: u64,
+        got: u64,
     },
     /// Writing a slot.
     #[error("write a slot of the state disk")]
