@@ -18,6 +18,14 @@ busybox echo 128 >"/sys/block/${device##*/}/queue/read_ahead_kb"
 # The tripwire of docs/state-disk.md: the generation of the header is kept in the file system too.
 header=$(busybox sed -n 's/.*"generation":\([0-9]*\).*/\1/p' /run/constellation/handoff.json)
 data=$(busybox cat "$state/generation" 2>/dev/null || busybox echo 0)
+for number in "$header" "$data"; do
+    case "$number" in
+    '' | *[!0-9]*)
+        say "tripwire header=$header data=$data: not two numbers"
+        finish rolled-back
+        ;;
+    esac
+done
 if [ "$data" -ge "$header" ]; then
     say "tripwire header=$header data=$data: the header is older than the data"
     finish rolled-back
