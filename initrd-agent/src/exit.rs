@@ -78,13 +78,13 @@ exit_reasons! {
     Modules = 11, "modules", PowerOff;
     /// The measured command line is not one that this agent boots with.
     CommandLine = 12, "command-line", PowerOff;
-    /// No disk for the root file system appeared.
+    /// No disk for the root file system appeared, or more than one.
     RootMissing = 20, "root-missing", Reboot;
     /// The root file system does not match the measured root hash.
     RootRefused = 21, "root-refused", PowerOff;
     /// The kernel refused a socket or a link; a silent network is waited for instead.
     Network = 30, "network", Reboot;
-    /// No state disk appeared.
+    /// No state disk appeared, or more than one.
     StateDiskMissing = 40, "state-disk-missing", Reboot;
     /// The state disk cannot be one: too small, in use, or it holds data of somebody else.
     StateDiskUnusable = 41, "state-disk-unusable", PowerOff;

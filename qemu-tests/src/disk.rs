@@ -92,6 +92,15 @@ impl Disk {
         })
     }
 
+    /// Puts back what an older copy has from byte `from` on, as a host can; what is before stays.
+    pub fn put_back(&self, old: &Self, from: u64) -> Result<()> {
+        let mut kept = Vec::new();
+        File::open(&self.path)?.take(from).read_to_end(&mut kept)?;
+        old.copy_to(&self.path)?;
+        let file = File::options().write(true).open(&self.path)?;
+        file.write_all_at(&kept, 0).context("keep the beginning")
+    }
+
     /// Flips bits of one byte, as a host can.
     pub fn flip(&self, offset: u64, bits: u8) -> Result<()> {
         let file = File::options().read(true).write(true).open(&self.path)?;

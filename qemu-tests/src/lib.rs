@@ -21,9 +21,11 @@ mod console;
 mod disk;
 mod disk_guest;
 mod golden;
+mod gpt;
 mod image;
 mod machine;
 mod metadata;
+mod nbd;
 mod node;
 mod process;
 mod relay;
@@ -50,6 +52,7 @@ pub use machine::{
     Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, Qmp,
 };
 pub use metadata::Metadata;
+pub use nbd::{Lie, LyingDisk};
 pub use node::Node;
 pub use process::{Process, contained, run};
 pub use relay::{Pace, Relay};

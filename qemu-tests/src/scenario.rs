@@ -17,6 +17,8 @@ use crate::workspace::Workspace;
 pub mod exit {
     /// The root file system does not match the measured root hash.
     pub const ROOT_REFUSED: u32 = 21;
+    /// There is no state disk, or more than one.
+    pub const STATE_DISK_MISSING: u32 = 40;
     /// The state disk is neither blank nor a state disk.
     pub const STATE_DISK_UNUSABLE: u32 = 41;
     /// A server that acts for the owner refused the node.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::{
-    AgentStep, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer, Site, Swtpm,
-    TpmAuthority, exit,
+    AgentStep, Disk, Lie, LyingDisk, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer,
+    Site, Swtpm, TpmAuthority, exit,
 };
 use serde_json::json;
 
@@ -21,6 +21,9 @@ const WATCH: Duration = Duration::from_secs(12);
 
 /// A busy machine's time for one line of the console.
 const LINE: Duration = Duration::from_secs(60);
+
+/// Where dm-integrity's superblock is (`docs/state-disk.md`).
+const DATA: u64 = 16 << 20;
 
 /// Where the two slots of the header are (`docs/state-disk.md`).
 const SLOTS: [u64; 2] = [0, 64 * 1024];
@@ -121,7 +124,7 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
     let old = first.state.copy_to(&scenario.workspace.file("old.raw"))?;
     first.start("rejoin")?.expect_unlocked(2)?;
 
-    let with_disk = |disk: &qemu_tests::Disk| {
+    let with_disk = |disk: &Disk| {
         let mut node = first.clone();
         if let Some(state) = node.config.disks.last_mut() {
             *state = disk.clone();
@@ -133,7 +136,7 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
         .start("rolled-back")?
         .expect_exit(&[exit::HEADER_TOO_OLD])?;
 
-    let blank = qemu_tests::Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
+    let blank = Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
     scenario.expect_refused(
         &with_disk(&blank),
         "blanked",
@@ -152,17 +155,118 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
     // The copy committed nothing: the disk it was made from is not behind its record.
     first.start("own-disk-again")?.expect_unlocked(4)?;
 
-    let foreign = qemu_tests::Disk::blank_state(&scenario.workspace.file("foreign.raw"), 1024)?;
-    foreign.flip(1024, 0xff)?;
+    // Somebody's data: in a slot as ext4 has it, or between blank ones as md does.
     let third = scenario.node("worker-2")?;
-    let mut with_foreign = third;
-    if let Some(state) = with_foreign.config.disks.last_mut() {
-        *state = foreign.clone();
+    for offset in [1024, 4096 + 16] {
+        third.blank_state()?;
+        third.state.flip(offset, 0xff)?;
+        third
+            .start(&format!("foreign-{offset}"))?
+            .expect_exit(&[exit::STATE_DISK_UNUSABLE])?;
+        third.state.flip(offset, 0xff)?;
+        ensure!(third.state.is_blank()?, "somebody's data was written to");
     }
-    with_foreign
-        .start("foreign")?
-        .expect_exit(&[exit::STATE_DISK_UNUSABLE])?;
     Ok(())
+}
+
+#[test]
+fn no_disk_or_two_of_them_are_no_state_disk() -> Result<()> {
+    let scenario = Scenario::direct("disk-count")?;
+    let node = scenario.node("worker-0")?;
+    let with_disks = |change: &dyn Fn(&mut Vec<Disk>)| {
+        let mut node = node.clone();
+        change(&mut node.config.disks);
+        node
+    };
+    let position = scenario.site.join_service.log_position();
+    let none = with_disks(&|disks| disks.truncate(1));
+    none.start("withheld")?
+        .expect_exit(&[exit::STATE_DISK_MISSING])?;
+    let second = Disk::blank_state(&scenario.workspace.file("second.raw"), 256)?;
+    let two = with_disks(&|disks| disks.push(second.clone()));
+    two.start("two-of-one-serial")?
+        .expect_exit(&[exit::STATE_DISK_MISSING])?;
+    let partition = Disk::partitioned_state(&scenario.workspace.file("partition.raw"), 256)?;
+    let both = with_disks(&|disks| disks.push(partition.clone()));
+    both.start("disk-and-partition")?
+        .expect_exit(&[exit::STATE_DISK_MISSING])?;
+    ensure!(
+        node.state.is_blank()? && second.is_blank()?,
+        "a disk was written to"
+    );
+    let heard = scenario
+        .site
+        .join_service
+        .expect_log(position, &["peer"], Duration::from_secs(1));
+    ensure!(heard.is_err(), "the node asked somebody: {heard:?}");
+    node.start("one")?.expect_unlocked(1)
+}
+
+#[test]
+fn a_partition_can_be_the_state_disk() -> Result<()> {
+    let scenario = Scenario::direct("partition")?;
+    let mut node = scenario.node("worker-0")?;
+    let disk = Disk::partitioned_state(&scenario.workspace.file("partition.raw"), 512)?;
+    node.config.disks.truncate(1);
+    node.config.disks.push(disk.clone());
+    node.start("join")?.expect_unlocked(1)?;
+    node.start("rejoin")?.expect_unlocked(2)?;
+    // One byte of the table: without a partition there is no state disk.
+    disk.flip(1024 + 56, 1)?;
+    node.start("bad-table")?
+        .expect_exit(&[exit::STATE_DISK_MISSING])?;
+    disk.flip(1024 + 56, 1)?;
+    node.start("healed")?.expect_unlocked(3)
+}
+
+/// The agent reads dm-integrity's superblock before the Commit and before it maps, and the kernel
+/// reads it once more: a host that tells only the kernel another one must be noticed by what the
+/// kernel made of it.
+#[test]
+fn a_superblock_that_differs_for_the_kernel_alone_is_refused() -> Result<()> {
+    const OURS: usize = 2;
+    let scenario = Scenario::direct("superblock")?;
+    let mut node = scenario.node("worker-0")?;
+    node.state.blank(256)?;
+    let host = LyingDisk::serve(&node.state, DATA)?;
+    node.config.disks.truncate(1);
+    node.config.disks.push(host.disk());
+    node.start("join")?.expect_unlocked(1)?;
+    let honest = node.state.copy_to(&scenario.workspace.file("honest.raw"))?;
+    // `struct superblock` of the kernel's `dm-integrity.c`.
+    let fields = [
+        ("magic", 0, 1),
+        ("interleave", 9, 1),
+        ("tag-size", 10, 1),
+        ("journal-sections", 12, 1),
+        ("padding-flag", 24, 8),
+        ("block-size", 28, 1),
+    ];
+    for (field, byte, bits) in fields {
+        host.tell(Some(Lie {
+            honest_reads: OURS,
+            byte,
+            bits,
+        }));
+        node.start(field)?
+            .expect_exit(&[exit::MAPPING_DIFFERS, exit::MAPPING])
+            .with_context(|| format!("field {field}"))?;
+        ensure!(
+            host.reads() > OURS,
+            "the kernel did not read the superblock"
+        );
+        // A kernel that believed it wrote what it believed, and that would be refused for ever.
+        node.state.put_back(&honest, DATA)?;
+    }
+    // The kernel computes the size from that of the device, whatever the superblock says.
+    host.tell(Some(Lie {
+        honest_reads: OURS,
+        byte: 16,
+        bits: 8,
+    }));
+    node.start("sectors")?.expect_unlocked(2)?;
+    host.tell(None);
+    node.start("healed")?.expect_unlocked(3)
 }
 
 #[test]

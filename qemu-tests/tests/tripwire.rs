@@ -1,14 +1,9 @@
 //! The tripwire of docs/state-disk.md: what the design cannot prevent is at least seen.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{Disk, Machine, Scenario};
+use anyhow::{Result, ensure};
+use qemu_tests::{Machine, Scenario};
 
 /// Where the data of a state disk begins (docs/state-disk.md).
 const DATA: u64 = 16 << 20;
@@ -33,7 +28,7 @@ fn old_data_under_a_new_header_is_reported() -> Result<()> {
         );
     }
 
-    put_back_data(&old, &node.state)?;
+    node.state.put_back(&old, DATA)?;
     let mut machine = node.start("old-data")?;
     machine.expect_step("switch-root")?;
     machine
@@ -48,21 +43,4 @@ fn tripwire(machine: &Machine) -> Option<String> {
     lines
         .into_iter()
         .find(|line| line.contains("root: tripwire"))
-}
-
-/// Replaces everything behind the header by what an older copy of the disk has there.
-fn put_back_data(old: &Disk, disk: &Disk) -> Result<()> {
-    let header = disk.path().with_extension("header");
-    copy_range(disk.path(), &header, DATA)?;
-    fs::copy(old.path(), disk.path()).context("put back the old disk")?;
-    let mut target = OpenOptions::new().write(true).open(disk.path())?;
-    target.seek(SeekFrom::Start(0))?;
-    io::copy(&mut File::open(&header)?, &mut target).context("keep the new header")?;
-    Ok(())
-}
-
-fn copy_range(from: &Path, to: &Path, length: u64) -> Result<()> {
-    let mut source = File::open(from)?.take(length);
-    io::copy(&mut source, &mut File::create(to)?).context("copy the header")?;
-    Ok(())
 }
