@@ -2,6 +2,7 @@
 #
 #   make demo            the story: boot, prove, join, rejoin, refuse, recover (VERBOSE=1: node consoles)
 #   make test            everything a machine can test, VMs included
+#   make test-snp        the SEV-SNP boots alone
 #   make test-fast       without VMs
 #   make lint doc        formatting, clippy, rustdoc; nothing may warn
 #   make image           UKI, verity root and disk images under target/image
@@ -9,7 +10,7 @@
 
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup image services demo test test-fast lint doc bench fuzz fuzz-smoke
+.PHONY: setup image services demo test test-snp test-fast lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
@@ -29,6 +30,10 @@ demo: image services
 
 test: image services
 	cargo run --quiet -p xtask -- test
+
+# Whole boots on a SEV-SNP guest interface that a test program provides.
+test-snp: image services
+	cargo test -p qemu-tests --test snp
 
 test-fast: setup
 	cargo run --quiet -p xtask -- test --fast

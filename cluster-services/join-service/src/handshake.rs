@@ -146,6 +146,9 @@ fn warn_about(appraised: &Appraised, source: IpAddr) {
     if report.origin == Origin::Development {
         tracing::warn!(peer = %source, product = %report.product, "accepted by a development root: no processor vouches for this node");
     }
+    if !report.below_announced_tcb.is_empty() {
+        metrics::counter!("reports_below_announced_tcb_total").increment(1);
+    }
     let chip = report.chip_id.map(|chip| hex::encode(chip.0));
     for appraisal::FailedCheck {
         check,
@@ -153,7 +156,6 @@ fn warn_about(appraised: &Appraised, source: IpAddr) {
         got,
     } in &report.below_announced_tcb
     {
-        metrics::counter!("reports_below_announced_tcb_total").increment(1);
         tracing::warn!(peer = %source, chip, check, expected, got, "the announced minimum TCB would refuse this node");
     }
 }

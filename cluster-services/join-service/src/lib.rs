@@ -1,6 +1,6 @@
 //! The join service: appraises nodes and issues join and rejoin tickets.
 //!
-//! A node connects with attested TLS. The [`handshake`] challenges its TPM, appraises its evidence
+//! A node connects with attested TLS. The [`handshake`] judges its claim, appraises its evidence
 //! and proves to it whom this service acts for; only then a request is read. [`tickets`] puts each
 //! request through the admission core inside one durable transaction of the [`store`], records the
 //! outcome in the audit log, and only then asks the key service for a key and seals it to the node.

@@ -32,7 +32,7 @@ const DOCUMENTS: TableDefinition<'_, &str, (u64, [u8; 32])> = TableDefinition::n
 
 /// What this file is.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const FORMAT: (&str, &[u8]) = ("format", b"constellation-join-store-v1");
+const FORMAT: (&str, &[u8]) = ("format", b"constellation-join-store-v2");
 const CLUSTER: &str = "cluster";
 
 /// redb would use up to a gibibyte; the whole store of a thousand nodes is about one mebibyte.

@@ -38,7 +38,8 @@ impl Appraiser {
     /// Puts both documents together.
     ///
     /// # Errors
-    /// If an image lacks a PCR of the policy, or two images cannot be told apart by its PCRs.
+    /// If an image has values for no kind that the policy accepts, or lacks a PCR that it judges, or two
+    /// images cannot be told apart.
     pub fn new(policy: Policy, reference_values: ReferenceValues) -> Result<Self, LoadError> {
         reference_values.check_against(&policy)?;
         Ok(Self {

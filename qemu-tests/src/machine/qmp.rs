@@ -33,11 +33,6 @@ impl Qmp {
         self.execute("system_reset", &json!({})).map(drop)
     }
 
-    /// Presses the power button.
-    pub fn power_button(&mut self) -> Result<()> {
-        self.execute("system_powerdown", &json!({})).map(drop)
-    }
-
     /// Stops the processors where they are.
     pub fn pause(&mut self) -> Result<()> {
         self.execute("stop", &json!({})).map(drop)
