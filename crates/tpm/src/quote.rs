@@ -57,7 +57,7 @@ pub struct ClockInfo {
 }
 
 /// A quote, borrowed from the bytes it was parsed from. As a return value of
-/// [`AttestationKey::verify`](crate::AttestationKey::verify) it is signed; else it is only a claim.
+/// [`SigningKey::verify`](crate::SigningKey::verify) it is signed; else it is only a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote<'a> {
     /// `qualifiedSigner`.
