@@ -35,8 +35,9 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const FORMAT: (&str, &[u8]) = ("format", b"constellation-join-store-v2");
 const CLUSTER: &str = "cluster";
 
-/// redb would use up to a gibibyte; the whole store of a thousand nodes is about one mebibyte.
-const CACHE: usize = 8 << 20;
+/// redb would use up to a gibibyte; the records of a thousand nodes are about one mebibyte, and claims of
+/// earlier boots are not read again.
+const CACHE: usize = 4 << 20;
 
 /// Decisions that wait for the disk.
 const QUEUE: usize = 1024;
