@@ -2,9 +2,7 @@
 
 use crate::{config::LimitConfig, endorse::Endorsers, failure::outcome};
 use api::Class;
-use appraisal::{
-    Answer, AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret, Endorsements,
-};
+use appraisal::{Answer, AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret};
 use attested_tls::{
     AcceptedAttester, Admitter, AdmitterTerms, AppraisalRequest, AttestedStream, ChallengeRequest,
     FailedCheck, HandshakeError, OwnerProofRequest, Refusal, SessionError, SetupError, TlsEnd,
@@ -295,10 +293,7 @@ impl attested_tls::Appraiser for Desk {
                 .map(|secret| &secret.expose_secret()[..]),
             evidence: &request.evidence,
             binding: &request.binding,
-            endorsements: Endorsements {
-                leaf: found.leaf.as_deref(),
-                revocations: found.revocation_list.as_deref(),
-            },
+            endorsements: found.endorsements(),
             now,
         };
         rules

@@ -17,6 +17,7 @@ use alloc::{
     vec,
     vec::Vec,
 };
+use core::fmt;
 use evidence::EvidenceKind;
 use tpm::{CredentialError, KeyError, QuoteError};
 
@@ -223,6 +224,16 @@ pub struct FailedCheck {
     pub expected: String,
     /// What came.
     pub got: String,
+}
+
+impl FailedCheck {
+    pub(crate) fn new(check: &str, expected: &dyn fmt::Display, got: &dyn fmt::Display) -> Self {
+        Self {
+            check: text(check),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        }
+    }
 }
 
 impl AppraisalError {

@@ -261,11 +261,7 @@ fn rules(
     let mut failed = Vec::new();
     let mut want = |holds: bool, check: &str, expected: &dyn Display, got: &dyn Display| {
         if !holds {
-            failed.push(FailedCheck {
-                check: String::from(check),
-                expected: expected.to_string(),
-                got: got.to_string(),
-            });
+            failed.push(FailedCheck::new(check, expected, got));
         }
     };
     let (guest, platform) = (fields.policy, fields.platform_info);

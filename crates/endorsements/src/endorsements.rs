@@ -64,6 +64,17 @@ pub struct Found {
     pub revocation_list: Option<Vec<u8>>,
 }
 
+impl Found {
+    /// The same, as an appraisal takes it.
+    #[must_use]
+    pub fn endorsements(&self) -> appraisal::Endorsements<'_> {
+        appraisal::Endorsements {
+            leaf: self.leaf.as_deref(),
+            revocations: self.revocation_list.as_deref(),
+        }
+    }
+}
+
 /// Why there are no endorsements.
 #[derive(Debug, Error)]
 #[non_exhaustive]

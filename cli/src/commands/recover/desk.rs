@@ -86,10 +86,7 @@ impl attested_tls::Appraiser for Desk {
                 .map(|secret| &secret.expose_secret()[..]),
             evidence: &request.evidence,
             binding: &request.binding,
-            endorsements: appraisal::Endorsements {
-                leaf: found.leaf.as_deref(),
-                revocations: found.revocation_list.as_deref(),
-            },
+            endorsements: found.endorsements(),
             now,
         };
         Ok(self.rules.appraise(challenged, &answer)?)

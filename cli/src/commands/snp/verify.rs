@@ -2,8 +2,7 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use appraisal::{
-    AppraisalError, Appraiser, Endorsements, FailedCheck, Judged, Policy, ReferenceValues,
-    SavedReport,
+    AppraisalError, Appraiser, FailedCheck, Judged, Policy, ReferenceValues, SavedReport,
 };
 use clap::Args;
 use endorsements::{AuthoritySet, Config, Found};
@@ -76,10 +75,7 @@ impl Verify {
         let saved = SavedReport {
             evidence: snp,
             report_data: &self.report_data.0,
-            endorsements: Endorsements {
-                leaf: found.leaf.as_deref(),
-                revocations: found.revocation_list.as_deref(),
-            },
+            endorsements: found.endorsements(),
             now: now.0,
         };
         let judged = appraiser.judge(&saved).map_err(refused);

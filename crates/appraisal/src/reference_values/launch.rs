@@ -5,10 +5,7 @@ use crate::{
     document::{IdBlockDocument, LaunchDigest, SnpImageDocument},
     error::{FailedCheck, LaunchMismatch, LoadError, rule},
 };
-use alloc::{
-    string::{String, ToString},
-    vec::Vec,
-};
+use alloc::vec::Vec;
 use core::fmt::Display;
 use snp::ReportFields;
 
@@ -95,11 +92,7 @@ fn differing(block: &IdBlockDocument, report: &ReportFields<'_>) -> Vec<FailedCh
     let mut failed = Vec::new();
     let mut want = |holds: bool, check: &str, expected: &dyn Display, got: &dyn Display| {
         if !holds {
-            failed.push(FailedCheck {
-                check: String::from(check),
-                expected: expected.to_string(),
-                got: got.to_string(),
-            });
+            failed.push(FailedCheck::new(check, expected, got));
         }
     };
     for (check, expected, got) in [
