@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "platform",
         &["evidence", "identity", "secret", "state-disk", "tpm"],
     ),
+    ("hand-off", &["evidence", "identity"]),
     ("service-runtime", &["audit", "secret-file"]),
     (
         "initrd-agent",
@@ -49,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "api",
             "attested-tls",
             "evidence",
+            "hand-off",
             "identity",
             "owner",
             "platform",
@@ -113,6 +115,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const TOOLS: &[&str] = &[
     "bench",
     "guest-attester",
+    "native-kubernetes",
     "probe-init",
     "qemu-tests",
     "snp-device",
