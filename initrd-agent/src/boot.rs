@@ -5,7 +5,6 @@ use crate::{
     cmdline::CommandLine,
     console::{self, step},
     exit::{Action, ExitReason, Failure, exits},
-    handoff,
     network::Guide,
     peers::{PUSH_PORT, Peers},
     unlock::{Machine, Unlock, disk_reason},
@@ -168,5 +167,5 @@ fn unlock(
         disk,
         attester,
     };
-    Unlock::new(machine, guide, peers, sealing_key).run(Path::new(handoff::FOLDER))
+    Unlock::new(machine, guide, peers, sealing_key).run(Path::new(hand_off::FOLDER))
 }

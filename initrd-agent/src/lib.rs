@@ -20,8 +20,6 @@ pub mod attest;
 
 pub mod calls;
 
-pub mod handoff;
-
 pub mod cmdline;
 
 pub mod hints;

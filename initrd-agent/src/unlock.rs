@@ -14,13 +14,13 @@ use crate::{
     calls,
     console::step,
     exit::{ExitReason, Failure, chain, exits},
-    handoff::HandOff,
     network::Guide,
     peers::Peers,
 };
 use admission::node::{self, Action, Event, Exit, Node};
 use attested_tls::{RpcClient, SealingKey};
 use evidence::AdmissionPath;
+use hand_off::{Attachments, HandOff};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
 use secret::DataKey;
 use state_disk::Header;
@@ -221,7 +221,7 @@ impl<'a> Unlock<'a> {
         let hand_off = self.hand_off.take();
         hand_off
             .ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?
-            .write(folder)
+            .write(folder, &Attachments::default())
             .map_err(exits(ExitReason::HandOff))?;
         step("hand-off").with("folder", folder.display()).end();
         Ok(Event::HandedOff)

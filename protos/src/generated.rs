@@ -19,6 +19,11 @@ pub mod atls {
     include!("generated/constellation.atls.v1.rs");
 }
 
+/// The bootstrapper's interface for the CLI that initialises its node.
+pub mod bootstrap {
+    include!("generated/constellation.bootstrap.v1.rs");
+}
+
 /// The join service's interface.
 pub mod join {
     include!("generated/constellation.join.v1.rs");

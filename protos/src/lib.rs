@@ -1,6 +1,6 @@
 //! Protobuf messages between nodes, services and operators, and their way into domain types.
 //!
-//! The modules [`admin`], [`atls`], [`join`] and [`key`] are generated from `protos/proto` by `xtask protos`
+//! The modules [`admin`], [`atls`], [`bootstrap`], [`join`] and [`key`] are generated from `protos/proto` by `xtask protos`
 //! and checked in. A message is untrusted bytes in a struct; the conversions in this crate are
 //! the one place where its fields become domain values, with an error that names the field.
 //! [`grpc_web`] frames one unary call for a client without an HTTP/2 stack.
@@ -18,8 +18,9 @@ mod secret_messages;
 mod tickets;
 
 pub use class::Class;
-pub use generated::{admin, atls, join, key};
+pub use generated::{admin, atls, bootstrap, join, key};
 pub use malformed::Malformed;
 pub use tickets::{
-    CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, SealedSecret,
+    CertificateRequests, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket,
+    RejoinTicketRequest, SealedSecret,
 };

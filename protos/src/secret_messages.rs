@@ -5,7 +5,7 @@
 use core::fmt;
 use zeroize::Zeroize;
 
-use crate::{atls, key};
+use crate::{atls, bootstrap, key};
 
 impl fmt::Debug for key::GetDataKeyResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,6 +16,30 @@ impl fmt::Debug for key::GetDataKeyResponse {
 impl Drop for key::GetDataKeyResponse {
     fn drop(&mut self) {
         self.data_key.zeroize();
+    }
+}
+
+impl fmt::Debug for key::GetControlPlaneFilesResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GetControlPlaneFilesResponse(..)")
+    }
+}
+
+impl Drop for key::GetControlPlaneFilesResponse {
+    fn drop(&mut self) {
+        self.files.zeroize();
+    }
+}
+
+impl fmt::Debug for bootstrap::GetResultResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GetResultResponse(..)")
+    }
+}
+
+impl Drop for bootstrap::GetResultResponse {
+    fn drop(&mut self) {
+        self.kubeconfig.zeroize();
     }
 }
 
@@ -54,6 +78,15 @@ mod tests {
             data_key: vec![171; 32],
         };
         assert!(!format!("{response:?}").contains("171"));
+        let response = key::GetControlPlaneFilesResponse {
+            files: vec![171; 32],
+        };
+        assert!(!format!("{response:?}").contains("171"));
+        let response = bootstrap::GetResultResponse {
+            kubeconfig: "secret".into(),
+            node_record: vec![],
+        };
+        assert!(!format!("{response:?}").contains("secret"));
         let evidence = atls::Evidence {
             activated_secret: vec![171; 32],
             kind: None,

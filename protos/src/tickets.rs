@@ -10,8 +10,11 @@ use crate::{
 /// A certificate request is one key and one name; this is several times that.
 const MAX_CERTIFICATE_REQUEST: usize = 8 << 10;
 
-/// The longest sealed secret: a master secret and its salt are far below.
+/// The longest sealed secret but for material: a data key is far below.
 const MAX_CIPHERTEXT: usize = 1 << 10;
+
+/// The longest sealed material: certificates, keys of a control plane, an owner's two documents.
+const MAX_MATERIAL: usize = 1 << 20;
 
 /// A secret that only the attester's sealing key opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +34,17 @@ pub struct JoinTicketRequest {
     pub node_name: NodeName,
     /// The role it wants.
     pub role: Role,
-    /// PKCS #10, DER; empty outside Kubernetes.
-    pub certificate_request: Vec<u8>,
+    /// What the kubelet's certificates are asked for with; absent outside Kubernetes.
+    pub certificate_requests: Option<CertificateRequests>,
+}
+
+/// PKCS #10 certification requests (RFC 2986), DER. Nothing in them is parsed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRequests {
+    /// For the kubelet's client certificate.
+    pub kubelet_client: Vec<u8>,
+    /// For the kubelet's serving certificate.
+    pub kubelet_serving: Vec<u8>,
 }
 
 /// What a new node gets.
@@ -44,15 +56,19 @@ pub struct JoinTicket {
     pub key_version: KeyVersion,
     /// The state disk's data key.
     pub data_key: SealedSecret,
+    /// What the bootstrapper needs (crate `hand-off`); absent outside Kubernetes.
+    pub material: Option<SealedSecret>,
 }
 
 /// What a known node asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejoinTicketRequest {
     /// From the header of its disk.
     pub disk: DiskId,
     /// From the cleartext of the header.
     pub key_version: KeyVersion,
+    /// As in [`JoinTicketRequest`].
+    pub certificate_requests: Option<CertificateRequests>,
 }
 
 /// What a known node gets.
@@ -69,6 +85,8 @@ pub struct RejoinTicket {
     pub node_name: NodeName,
     /// The recorded role.
     pub role: Role,
+    /// As in [`JoinTicket`].
+    pub material: Option<SealedSecret>,
 }
 
 /// A header that is on the disk and was read back.
@@ -114,11 +132,32 @@ impl TryFrom<join::SealedSecret> for SealedSecret {
     type Error = Malformed;
 
     fn try_from(message: join::SealedSecret) -> Result<Self, Malformed> {
+        sealed(message, MAX_CIPHERTEXT)
+    }
+}
+
+impl From<CertificateRequests> for join::CertificateRequests {
+    fn from(requests: CertificateRequests) -> Self {
+        Self {
+            kubelet_client: requests.kubelet_client,
+            kubelet_serving: requests.kubelet_serving,
+        }
+    }
+}
+
+impl TryFrom<join::CertificateRequests> for CertificateRequests {
+    type Error = Malformed;
+
+    fn try_from(message: join::CertificateRequests) -> Result<Self, Malformed> {
+        let request = |field, bytes| filled(field, bounded(field, MAX_CERTIFICATE_REQUEST, bytes)?);
         Ok(Self {
-            encapsulated_key: fixed("sealed.encapsulated_key", &message.encapsulated_key)?,
-            ciphertext: filled(
-                "sealed.ciphertext",
-                bounded("sealed.ciphertext", MAX_CIPHERTEXT, message.ciphertext)?,
+            kubelet_client: request(
+                "certificate_requests.kubelet_client",
+                message.kubelet_client,
+            )?,
+            kubelet_serving: request(
+                "certificate_requests.kubelet_serving",
+                message.kubelet_serving,
             )?,
         })
     }
@@ -130,7 +169,7 @@ impl From<JoinTicketRequest> for join::IssueJoinTicketRequest {
             disk_uuid: request.disk.to_string(),
             node_name: request.node_name.to_string(),
             role: join::Role::from(request.role).into(),
-            certificate_request: request.certificate_request,
+            certificate_requests: request.certificate_requests.map(Into::into),
         }
     }
 }
@@ -143,11 +182,7 @@ impl TryFrom<join::IssueJoinTicketRequest> for JoinTicketRequest {
             disk: name("disk_uuid", &message.disk_uuid)?,
             node_name: name("node_name", &message.node_name)?,
             role: role(message.role)?,
-            certificate_request: bounded(
-                "certificate_request",
-                MAX_CERTIFICATE_REQUEST,
-                message.certificate_request,
-            )?,
+            certificate_requests: requests(message.certificate_requests)?,
         })
     }
 }
@@ -158,6 +193,7 @@ impl From<JoinTicket> for join::IssueJoinTicketResponse {
             cluster_id: ticket.cluster_id.as_bytes().to_vec(),
             key_version: ticket.key_version.0,
             data_key: Some(ticket.data_key.into()),
+            material: ticket.material.map(Into::into),
         }
     }
 }
@@ -170,6 +206,7 @@ impl TryFrom<join::IssueJoinTicketResponse> for JoinTicket {
             cluster_id: cluster_id(&message.cluster_id)?,
             key_version: key_version(message.key_version)?,
             data_key: required("data_key", message.data_key)?.try_into()?,
+            material: material(message.material)?,
         })
     }
 }
@@ -179,6 +216,7 @@ impl From<RejoinTicketRequest> for join::IssueRejoinTicketRequest {
         Self {
             disk_uuid: request.disk.to_string(),
             key_version: request.key_version.0,
+            certificate_requests: request.certificate_requests.map(Into::into),
         }
     }
 }
@@ -190,6 +228,7 @@ impl TryFrom<join::IssueRejoinTicketRequest> for RejoinTicketRequest {
         Ok(Self {
             disk: name("disk_uuid", &message.disk_uuid)?,
             key_version: key_version(message.key_version)?,
+            certificate_requests: requests(message.certificate_requests)?,
         })
     }
 }
@@ -202,6 +241,7 @@ impl From<RejoinTicket> for join::IssueRejoinTicketResponse {
             data_key: Some(ticket.data_key.into()),
             node_name: ticket.node_name.to_string(),
             role: join::Role::from(ticket.role).into(),
+            material: ticket.material.map(Into::into),
         }
     }
 }
@@ -217,6 +257,7 @@ impl TryFrom<join::IssueRejoinTicketResponse> for RejoinTicket {
             data_key: required("data_key", message.data_key)?.try_into()?,
             node_name: name("node_name", &message.node_name)?,
             role: role(message.role)?,
+            material: material(message.material)?,
         })
     }
 }
@@ -263,6 +304,28 @@ impl TryFrom<join::CommitResponse> for Generation {
     fn try_from(message: join::CommitResponse) -> Result<Self, Malformed> {
         generation(message.generation)
     }
+}
+
+fn sealed(message: join::SealedSecret, max: usize) -> Result<SealedSecret, Malformed> {
+    Ok(SealedSecret {
+        encapsulated_key: fixed("sealed.encapsulated_key", &message.encapsulated_key)?,
+        ciphertext: filled(
+            "sealed.ciphertext",
+            bounded("sealed.ciphertext", max, message.ciphertext)?,
+        )?,
+    })
+}
+
+fn material(message: Option<join::SealedSecret>) -> Result<Option<SealedSecret>, Malformed> {
+    message
+        .map(|message| sealed(message, MAX_MATERIAL))
+        .transpose()
+}
+
+fn requests(
+    message: Option<join::CertificateRequests>,
+) -> Result<Option<CertificateRequests>, Malformed> {
+    message.map(TryInto::try_into).transpose()
 }
 
 fn role(number: i32) -> Result<Role, Malformed> {

@@ -67,6 +67,7 @@ impl Tickets {
             cluster_id: self.cluster,
             key_version: release.key_version(),
             data_key,
+            material: None,
         })
     }
 
@@ -89,6 +90,7 @@ impl Tickets {
             data_key,
             node_name: release.node().clone(),
             role: release.role(),
+            material: None,
         })
     }
 

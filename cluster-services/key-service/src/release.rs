@@ -3,7 +3,10 @@
 use crate::{callers::Callers, config::LimitConfig};
 use api::{
     Class,
-    key::{GetDataKeyRequest, GetDataKeyResponse, key_service_server},
+    key::{
+        GetControlPlaneFilesRequest, GetControlPlaneFilesResponse, GetDataKeyRequest,
+        GetDataKeyResponse, key_service_server,
+    },
 };
 use audit::{Action, Outcome, RecordEvent, Text};
 use identity::KeyVersion;
@@ -121,6 +124,13 @@ impl KeyRelease {
 
 #[tonic::async_trait]
 impl key_service_server::KeyService for KeyRelease {
+    async fn get_control_plane_files(
+        &self,
+        _: Request<GetControlPlaneFilesRequest>,
+    ) -> Result<Response<GetControlPlaneFilesResponse>, Status> {
+        Err(Status::permission_denied("this key service has no cluster"))
+    }
+
     async fn get_data_key(
         &self,
         request: Request<GetDataKeyRequest>,

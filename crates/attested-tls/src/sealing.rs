@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 /// aad of a state disk's data key.
 const DATA_KEY: &[u8] = b"data-key";
 
+/// aad of what the bootstrapper gets (crate `hand-off`).
+const MATERIAL: &[u8] = b"material";
+
 /// Why a secret could not be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -83,6 +86,18 @@ impl SealingKey {
         })
     }
 
+    /// Opens material for the bootstrapper that came over the channel with `binding`.
+    ///
+    /// # Errors
+    /// [`SealError::Open`].
+    pub fn open_material(
+        &self,
+        sealed: &SealedSecret,
+        binding: &Binding,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.open(sealed, binding, MATERIAL)
+    }
+
     fn open(
         &self,
         sealed: &SealedSecret,
@@ -137,6 +152,18 @@ impl SealingPublicKey {
         binding: &Binding,
     ) -> Result<SealedSecret, SealError> {
         self.seal(data_key.expose_secret(), binding, DATA_KEY)
+    }
+
+    /// Seals material for the bootstrapper, under the same terms as [`Self::seal_data_key`].
+    ///
+    /// # Errors
+    /// [`SealError::Seal`].
+    pub fn seal_material(
+        &self,
+        material: &[u8],
+        binding: &Binding,
+    ) -> Result<SealedSecret, SealError> {
+        self.seal(material, binding, MATERIAL)
     }
 
     fn seal(

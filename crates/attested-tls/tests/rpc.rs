@@ -131,6 +131,7 @@ impl JoinService for Tickets {
             cluster_id: ClusterId::from_bytes([2; 32]),
             key_version: KeyVersion::FIRST,
             data_key: sealed.unwrap(),
+            material: None,
         };
         Ok(Response::new(ticket.into()))
     }
@@ -233,7 +234,7 @@ fn join_request(role: Role) -> join::IssueJoinTicketRequest {
         disk: DiskId::from_random([9; 16]),
         node_name: "worker-0".parse::<NodeName>().unwrap(),
         role,
-        certificate_request: Vec::new(),
+        certificate_requests: None,
     }
     .into()
 }

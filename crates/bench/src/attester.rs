@@ -65,7 +65,7 @@ impl Attester {
             disk,
             node_name: self.name.parse()?,
             role: Role::Worker,
-            certificate_request: Vec::new(),
+            certificate_requests: None,
         };
         let request = join::IssueJoinTicketRequest::from(request);
         let _: join::IssueJoinTicketResponse = accepted.call("IssueJoinTicket", &request)?;
@@ -134,6 +134,7 @@ impl Accepted {
         let request = join::IssueRejoinTicketRequest::from(RejoinTicketRequest {
             disk,
             key_version: KeyVersion::FIRST,
+            certificate_requests: None,
         });
         let answer: join::IssueRejoinTicketResponse = self.call("IssueRejoinTicket", &request)?;
         let ticket = RejoinTicket::try_from(answer)?;

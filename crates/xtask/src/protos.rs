@@ -10,11 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SOURCES: [&str; 4] = ["admin.proto", "atls.proto", "join.proto", "key.proto"];
+const SOURCES: [&str; 5] = [
+    "admin.proto",
+    "atls.proto",
+    "bootstrap.proto",
+    "join.proto",
+    "key.proto",
+];
 
 /// Messages with a secret in them: `api` writes their `Debug` by hand.
-const WITHOUT_DEBUG: [&str; 2] = [
+const WITHOUT_DEBUG: [&str; 4] = [
     ".constellation.atls.v1.Evidence",
+    ".constellation.bootstrap.v1.GetResultResponse",
+    ".constellation.key.v1.GetControlPlaneFilesResponse",
     ".constellation.key.v1.GetDataKeyResponse",
 ];
 

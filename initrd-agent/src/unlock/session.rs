@@ -73,7 +73,7 @@ impl Unlock<'_> {
             disk,
             node_name: node_name.clone(),
             role,
-            certificate_request: Vec::new(),
+            certificate_requests: None,
         };
         let answer = self
             .client()
@@ -101,7 +101,11 @@ impl Unlock<'_> {
         disk: DiskId,
         key_version: KeyVersion,
     ) -> Result<Event, Failure> {
-        let request = RejoinTicketRequest { disk, key_version };
+        let request = RejoinTicketRequest {
+            disk,
+            key_version,
+            certificate_requests: None,
+        };
         let answer = self
             .client()
             .map(|client| calls::rejoin_ticket(client, request));

@@ -14,9 +14,18 @@ pub struct IssueJoinTicketRequest {
     pub node_name: ::prost::alloc::string::String,
     #[prost(enumeration = "Role", tag = "3")]
     pub role: i32,
-    /// PKCS #10, DER; empty outside Kubernetes
-    #[prost(bytes = "vec", tag = "4")]
-    pub certificate_request: ::prost::alloc::vec::Vec<u8>,
+    /// absent outside Kubernetes
+    #[prost(message, optional, tag = "4")]
+    pub certificate_requests: ::core::option::Option<CertificateRequests>,
+}
+/// PKCS #10, DER: for `system:node:<node name>` of group `system:nodes`, a key each.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRequests {
+    #[prost(bytes = "vec", tag = "1")]
+    pub kubelet_client: ::prost::alloc::vec::Vec<u8>,
+    /// alternative names: the node name, and at most the address it dials from
+    #[prost(bytes = "vec", tag = "2")]
+    pub kubelet_serving: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueJoinTicketResponse {
@@ -28,6 +37,9 @@ pub struct IssueJoinTicketResponse {
     /// 32 bytes inside
     #[prost(message, optional, tag = "3")]
     pub data_key: ::core::option::Option<SealedSecret>,
+    /// docs/formats.md; absent outside Kubernetes
+    #[prost(message, optional, tag = "4")]
+    pub material: ::core::option::Option<SealedSecret>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueRejoinTicketRequest {
@@ -36,6 +48,9 @@ pub struct IssueRejoinTicketRequest {
     /// from the cleartext of the header, a hint until the header opens
     #[prost(uint32, tag = "2")]
     pub key_version: u32,
+    /// as in IssueJoinTicketRequest
+    #[prost(message, optional, tag = "3")]
+    pub certificate_requests: ::core::option::Option<CertificateRequests>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueRejoinTicketResponse {
@@ -50,6 +65,9 @@ pub struct IssueRejoinTicketResponse {
     pub node_name: ::prost::alloc::string::String,
     #[prost(enumeration = "Role", tag = "5")]
     pub role: i32,
+    /// as in IssueJoinTicketResponse
+    #[prost(message, optional, tag = "6")]
+    pub material: ::core::option::Option<SealedSecret>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitRequest {

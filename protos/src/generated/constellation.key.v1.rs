@@ -16,6 +16,18 @@ pub struct GetDataKeyResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub data_key: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetControlPlaneFilesRequest {
+    #[prost(string, tag = "1")]
+    pub disk_uuid: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct GetControlPlaneFilesResponse {
+    /// JSON, docs/formats.md
+    #[prost(bytes = "vec", tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<u8>,
+}
 /// Generated client implementations.
 #[cfg(feature = "tonic")]
 pub mod key_service_client {
@@ -123,6 +135,37 @@ pub mod key_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// In a cluster: what a new control-plane node needs, for a disk whose record and name claim say
+        /// that it is one. The key service reads them itself.
+        pub async fn get_control_plane_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetControlPlaneFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetControlPlaneFilesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/constellation.key.v1.KeyService/GetControlPlaneFiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "constellation.key.v1.KeyService",
+                        "GetControlPlaneFiles",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -144,6 +187,15 @@ pub mod key_service_server {
             request: tonic::Request<super::GetDataKeyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetDataKeyResponse>,
+            tonic::Status,
+        >;
+        /// In a cluster: what a new control-plane node needs, for a disk whose record and name claim say
+        /// that it is one. The key service reads them itself.
+        async fn get_control_plane_files(
+            &self,
+            request: tonic::Request<super::GetControlPlaneFilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetControlPlaneFilesResponse>,
             tonic::Status,
         >;
     }
@@ -253,6 +305,52 @@ pub mod key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetDataKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/constellation.key.v1.KeyService/GetControlPlaneFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetControlPlaneFilesSvc<T: KeyService>(pub Arc<T>);
+                    impl<
+                        T: KeyService,
+                    > tonic::server::UnaryService<super::GetControlPlaneFilesRequest>
+                    for GetControlPlaneFilesSvc<T> {
+                        type Response = super::GetControlPlaneFilesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetControlPlaneFilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeyService>::get_control_plane_files(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetControlPlaneFilesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,7 +16,10 @@ fn join_request() -> JoinTicketRequest {
         disk: disk(),
         node_name: "worker-0".parse().unwrap(),
         role: Role::Worker,
-        certificate_request: vec![],
+        certificate_requests: Some(CertificateRequests {
+            kubelet_client: vec![4; 100],
+            kubelet_serving: vec![5; 100],
+        }),
     }
 }
 
@@ -27,6 +30,7 @@ fn rejoin_ticket() -> RejoinTicket {
         data_key: sealed(),
         node_name: "worker-0".parse().unwrap(),
         role: Role::ControlPlane,
+        material: Some(sealed()),
     }
 }
 
@@ -37,8 +41,9 @@ fn requests_survive_the_round_trip() {
     let request = RejoinTicketRequest {
         disk: disk(),
         key_version: KeyVersion(2),
+        certificate_requests: None,
     };
-    let message = join::IssueRejoinTicketRequest::from(request);
+    let message = join::IssueRejoinTicketRequest::from(request.clone());
     assert_eq!(RejoinTicketRequest::try_from(message), Ok(request));
     let request = CommitRequest {
         disk: disk(),
@@ -54,6 +59,7 @@ fn tickets_survive_the_round_trip() {
         cluster_id: ClusterId::from_bytes([3; 32]),
         key_version: KeyVersion::FIRST,
         data_key: sealed(),
+        material: Some(sealed()),
     };
     let message = join::IssueJoinTicketResponse::from(ticket.clone());
     assert_eq!(JoinTicket::try_from(message), Ok(ticket));
@@ -66,7 +72,7 @@ fn tickets_survive_the_round_trip() {
 #[test]
 fn malformed_join_requests_name_the_field() {
     type Flaw = fn(&mut join::IssueJoinTicketRequest);
-    let flaws: [(&str, Flaw); 6] = [
+    let flaws: [(&str, Flaw); 7] = [
         ("disk_uuid", |request| {
             request.disk_uuid.make_ascii_uppercase()
         }),
@@ -74,8 +80,20 @@ fn malformed_join_requests_name_the_field() {
         ("node_name", |request| request.node_name.push('\n')),
         ("role: missing", |request| request.role = 0),
         ("role: unknown value 3", |request| request.role = 3),
-        ("certificate_request", |request| {
-            request.certificate_request = vec![0; MAX_CERTIFICATE_REQUEST + 1];
+        ("certificate_requests.kubelet_client", |request| {
+            request
+                .certificate_requests
+                .as_mut()
+                .unwrap()
+                .kubelet_client = vec![0; MAX_CERTIFICATE_REQUEST + 1];
+        }),
+        ("certificate_requests.kubelet_serving", |request| {
+            request
+                .certificate_requests
+                .as_mut()
+                .unwrap()
+                .kubelet_serving
+                .clear();
         }),
     ];
     for (expected, flaw) in flaws {
@@ -89,13 +107,14 @@ fn malformed_join_requests_name_the_field() {
 
 #[test]
 fn malformed_tickets_are_refused() {
-    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 6] = [
+    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 7] = [
         |ticket| ticket.cluster_id.truncate(31),
         |ticket| ticket.data_key = None,
         |ticket| ticket.data_key.as_mut().unwrap().ciphertext.clear(),
         |ticket| ticket.data_key.as_mut().unwrap().ciphertext = vec![0; MAX_CIPHERTEXT + 1],
         |ticket| ticket.data_key.as_mut().unwrap().encapsulated_key.push(0),
         |ticket| ticket.node_name.clear(),
+        |ticket| ticket.material.as_mut().unwrap().ciphertext = vec![0; MAX_MATERIAL + 1],
     ];
     for flaw in flaws {
         let mut message = join::IssueRejoinTicketResponse::from(rejoin_ticket());

@@ -104,7 +104,7 @@ fn join_as(client: &RpcClient, disk: &str, name: &str) -> Result<(), RpcError> {
         disk_uuid: disk.to_owned(),
         node_name: name.to_owned(),
         role: join::Role::Worker.into(),
-        certificate_request: Vec::new(),
+        certificate_requests: None,
     };
     call::<join::IssueJoinTicketResponse>(client, "IssueJoinTicket", &request).map(drop)
 }
@@ -113,6 +113,7 @@ fn rejoin(client: &RpcClient, disk: &str) -> Result<(), RpcError> {
     let request = join::IssueRejoinTicketRequest {
         disk_uuid: disk.to_owned(),
         key_version: 1,
+        certificate_requests: None,
     };
     call::<join::IssueRejoinTicketResponse>(client, "IssueRejoinTicket", &request).map(drop)
 }

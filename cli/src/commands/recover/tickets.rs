@@ -103,6 +103,7 @@ impl Tickets {
             data_key,
             node_name: release.node().clone(),
             role: release.role(),
+            material: None,
         })
     }
 

@@ -87,6 +87,7 @@ async fn a_header_that_was_never_committed_starts_over() {
     let request = join::IssueRejoinTicketRequest {
         disk_uuid: disks[0].to_string(),
         key_version: 1,
+        certificate_requests: None,
     };
     let node = cluster.rejoin(&service, &machine).await;
     let answer = node
@@ -240,7 +241,7 @@ async fn a_malformed_request_is_named_in_the_log_only() {
         disk_uuid: "../../etc".into(),
         node_name: "worker-0".into(),
         role: 2,
-        certificate_request: Vec::new(),
+        certificate_requests: None,
     };
     let error = node
         .call::<_, join::IssueJoinTicketResponse>("IssueJoinTicket", bad)
@@ -248,7 +249,10 @@ async fn a_malformed_request_is_named_in_the_log_only() {
         .unwrap_err();
     assert_eq!(error.class(), Class::Malformed);
     let huge = join::IssueJoinTicketRequest {
-        certificate_request: vec![0; 100_000],
+        certificate_requests: Some(join::CertificateRequests {
+            kubelet_client: vec![0; 100_000],
+            kubelet_serving: vec![1],
+        }),
         ..Default::default()
     };
     let answer = node

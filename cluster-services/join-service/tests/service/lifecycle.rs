@@ -186,7 +186,7 @@ async fn sigterm_lets_the_request_in_flight_finish() {
             disk,
             node_name: "worker-0".parse().unwrap(),
             role: Role::Worker,
-            certificate_request: Vec::new(),
+            certificate_requests: None,
         };
         let request = api::join::IssueJoinTicketRequest::from(request);
         node.call::<_, api::join::IssueJoinTicketResponse>("IssueJoinTicket", request)

@@ -279,7 +279,7 @@ impl Node {
             disk,
             node_name: name.parse().unwrap(),
             role,
-            certificate_request: Vec::new(),
+            certificate_requests: None,
         };
         let request = join::IssueJoinTicketRequest::from(request);
         let answer: join::IssueJoinTicketResponse = self
@@ -301,6 +301,7 @@ impl Node {
         let request = RejoinTicketRequest {
             disk,
             key_version: KeyVersion::FIRST,
+            certificate_requests: None,
         };
         let request = join::IssueRejoinTicketRequest::from(request);
         let answer: join::IssueRejoinTicketResponse = self

@@ -41,6 +41,7 @@ fn rejoin(boot: &mut SnpBoot, address: SocketAddr, disk: &str) -> Result<(), Box
     let request = join::IssueRejoinTicketRequest {
         disk_uuid: disk.to_owned(),
         key_version: KEY_VERSION,
+        certificate_requests: None,
     };
     let method = "constellation.join.v1.JoinService/IssueRejoinTicket";
     let _: join::IssueRejoinTicketResponse = client.call(method, &request)?;
@@ -55,7 +56,7 @@ fn join(boot: &mut SnpBoot, address: SocketAddr) -> Result<(), Box<dyn Error>> {
         disk_uuid: disk.disk_uuid,
         node_name: "second".to_owned(),
         role: join::Role::Worker.into(),
-        certificate_request: Vec::new(),
+        certificate_requests: None,
     };
     let method = "constellation.join.v1.JoinService/IssueJoinTicket";
     let _: join::IssueJoinTicketResponse = client.call(method, &request)?;
