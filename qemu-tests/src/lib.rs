@@ -27,7 +27,6 @@ mod machine;
 mod metadata;
 mod nbd;
 mod node;
-mod process;
 mod relay;
 mod root_program;
 mod scenario;
@@ -38,6 +37,9 @@ mod snp;
 mod swtpm;
 mod timeline;
 mod workspace;
+
+use child_process as process;
+pub use child_process::{Process, contained, run};
 
 pub use accelerator::Accelerator;
 pub use agent_line::{AgentExit, AgentStep};
@@ -54,7 +56,6 @@ pub use machine::{
 pub use metadata::Metadata;
 pub use nbd::{Lie, LyingDisk};
 pub use node::Node;
-pub use process::{Process, contained, run};
 pub use relay::{Pace, Relay};
 pub use scenario::{Scenario, exit};
 pub use service::Service;

@@ -1,13 +1,13 @@
 //! One folder a test: logs, sockets' parents, disks, certificates.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+pub use child_process::free_port;
 
 /// Virtual machines at a time, over all test programs: more only make each other slower on the
 /// two cores that a build machine has.
@@ -83,14 +83,6 @@ impl MachineSlot {
         }
         bail!("no free virtual machine slot after {SLOT_PATIENCE:?}: another run hangs")
     }
-}
-
-/// A loopback port that nobody listens on now.
-///
-/// Another process may take it before its user does; the user then fails to listen, loudly.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// A program of this workspace: the newest build of it, whatever the profile. A harness that is a

@@ -114,7 +114,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates that may use anything of ours: they build, test and measure the rest.
 const TOOLS: &[&str] = &[
     "bench",
+    "child-process",
     "guest-attester",
+    "kubernetes-binaries",
     "native-kubernetes",
     "probe-init",
     "qemu-tests",

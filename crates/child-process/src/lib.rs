@@ -1,4 +1,4 @@
-//! Child processes that never outlive the harness.
+//! Child processes of tests and tools, which never outlive who started them.
 //!
 //! Three nets: `Drop` kills the whole process group; the kernel kills the child when the thread
 //! that started it ends, however it ends (`setpriv --pdeathsig`, so that no `unsafe` is needed);
@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,6 +49,14 @@ pub fn run(command: &mut Command) -> Result<String> {
         bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
     }
     Ok(stdout)
+}
+
+/// A loopback port that nobody listens on now.
+///
+/// Another process may take it before its user does; the user then fails to listen, loudly.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr()?.port())
 }
 
 impl Process {
