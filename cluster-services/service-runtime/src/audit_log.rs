@@ -135,7 +135,7 @@ impl AuditLog {
         let (queue, requests) = sync_channel(QUEUE);
         thread::Builder::new()
             .name("audit".into())
-            .spawn(move || writer.run(&requests))
+            .spawn(move || writer.run(requests))
             .map_err(OpenError::Start)?;
         Ok(Self {
             queue,
@@ -160,9 +160,9 @@ impl AuditLog {
         then: impl FnOnce(Result<(), RecordError>) + Send + 'static,
     ) {
         if let Err((error, Request::Record(_, then) | Request::Finish(then))) =
-            self.enqueue(request(event, Box::new(then)))
+            self.enqueue(request(event, Answer::new(then)))
         {
-            then(Err(error));
+            then.give(Err(error));
         }
     }
 
@@ -171,7 +171,7 @@ impl AuditLog {
     /// # Errors
     /// [`RecordError::Behind`] or [`RecordError::Closed`].
     pub fn note(&self, event: RecordEvent) -> Result<(), RecordError> {
-        let queued = self.enqueue(request(event, Box::new(|_nobody_waits| {})));
+        let queued = self.enqueue(request(event, Answer::new(|_nobody_waits| {})));
         queued.map_err(|(error, _)| error)
     }
 
@@ -198,7 +198,7 @@ impl AuditLog {
     async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<(), RecordError> {
         let (answer, answered) = oneshot::channel();
         // Whoever asked may give up; the line is there all the same.
-        let answer = Box::new(|result| {
+        let answer = Answer::new(|result| {
             let _gone = answer.send(result);
         });
         self.enqueue(request(answer)).map_err(|(error, _)| error)?;
@@ -232,8 +232,31 @@ const BATCH: usize = 256;
 const UNSIGNED_LINES: usize = 1024;
 const UNSIGNED_TIME: Duration = Duration::from_secs(60);
 
-/// Called on the log's thread.
-type Answer = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
+/// Called once, on the log's thread as a rule. One that is dropped says that the log is closed, so
+/// that nobody waits for a request that was still queued when the log ended.
+struct Answer(Option<Continuation>);
+
+type Continuation = Box<dyn FnOnce(Result<(), RecordError>) + Send>;
+
+impl Answer {
+    fn new(then: impl FnOnce(Result<(), RecordError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(then)))
+    }
+
+    fn give(mut self, result: Result<(), RecordError>) {
+        if let Some(then) = self.0.take() {
+            then(result);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then(Err(RecordError::Closed));
+        }
+    }
+}
 
 enum Request {
     Finish(Answer),
@@ -262,11 +285,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, requests: &Receiver<Request>) {
+    fn run(mut self, requests: Receiver<Request>) {
         loop {
             let first = match requests.recv_timeout(UNSIGNED_TIME) {
                 Ok(Request::Record(record, answer)) => (*record, answer),
-                Ok(Request::Finish(answer)) => return self.finish(answer),
+                Ok(Request::Finish(answer)) => return self.finish(requests, answer),
                 Err(RecvTimeoutError::Timeout) => {
                     self.settle(Vec::new(), Vec::new());
                     continue;
@@ -290,15 +313,16 @@ impl Writer {
             }
             self.settle(records, answers);
             if let Some(answer) = last {
-                return self.finish(answer);
+                return self.finish(requests, answer);
             }
         }
     }
 
-    fn finish(mut self, answer: Answer) {
+    fn finish(mut self, requests: Receiver<Request>, answer: Answer) {
         let result = self.write(&[], true);
-        // The folder is free for a successor when the answer arrives.
+        // The folder is free for a successor, and the log closed, when the answer arrives.
         drop(self);
+        drop(requests);
         reply(vec![answer], &result);
     }
 
@@ -388,7 +412,7 @@ fn signer(key: &Ed25519KeyPair) -> impl FnOnce(&[u8]) -> Option<[u8; 64]> + '_ {
 fn reply(answers: Vec<Answer>, result: &Result<(), WriteError>) {
     for answer in answers {
         let result = result.as_ref().map_err(|_| RecordError::NotDurable);
-        answer(result.copied());
+        answer.give(result.copied());
     }
 }
 

@@ -86,6 +86,38 @@ pub const fn count(number: u32) -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(number.saturating_sub(1))
 }
 
+/// What a replica calls itself: `"key-0"`, or `{ file = "PATH" }` where a whole cluster shares one
+/// configuration and the file differs, such as the pod's name from the downward API.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, untagged)]
+pub enum Replica {
+    /// In a file, less white space at its end.
+    File {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Here.
+    Name(String),
+}
+
+impl Replica {
+    /// The name.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`].
+    pub fn name(&self) -> Result<String, ConfigError> {
+        match self {
+            Self::File { file } => fs::read_to_string(file)
+                .map(|text| text.trim_end().to_owned())
+                .map_err(|source| ConfigError::Read {
+                    path: file.clone(),
+                    source,
+                }),
+            Self::Name(name) => Ok(name.clone()),
+        }
+    }
+}
+
 /// How a service logs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -152,6 +184,26 @@ mod tests {
             );
             assert!(error.contains(place) && error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn a_replica_is_named_here_or_in_a_file() {
+        #[derive(Deserialize)]
+        struct Named {
+            replica: Replica,
+        }
+        let name = |text: &str| toml::from_str::<Named>(text).map(|Named { replica }| replica);
+        assert_eq!(
+            name("replica = \"key-0\"").unwrap().name().unwrap(),
+            "key-0"
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "key-service-x7\n").unwrap();
+        let from_file = name(&format!("replica.file = {:?}", file.path())).unwrap();
+        assert_eq!(from_file.name().unwrap(), "key-service-x7");
+        let absent = name("replica.file = \"/nonexistent/name\"").unwrap();
+        assert!(absent.name().is_err());
+        assert!(name("replica = { file = \"a\", name = \"b\" }").is_err());
     }
 
     #[test]

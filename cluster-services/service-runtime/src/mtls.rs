@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use x509_cert::{
     Certificate,
@@ -64,12 +64,23 @@ pub enum MtlsError {
     /// There is no usable certificate authority in the file.
     #[error("no usable certificate authority in `{}`", .0.display())]
     NoAuthority(PathBuf),
+    /// There is no usable certificate authority in what was given.
+    #[error("no usable certificate authority")]
+    NoAuthorityGiven,
     /// The peer's certificate is not X.509.
     #[error("malformed certificate")]
     MalformedCertificate(#[source] x509_cert::der::Error),
     /// The peer presented no certificate.
     #[error("the peer has no certificate")]
     NoCertificate,
+    /// What was given has no PEM item of the wanted kind.
+    #[error("cannot load {what}")]
+    Pem {
+        /// What it should hold.
+        what: &'static str,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
     /// The client verifier cannot be built.
     #[error("cannot verify clients with these authorities")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
@@ -78,28 +89,84 @@ pub enum MtlsError {
 /// The ALPN id of HTTP/2 (RFC 9113, section 3.1), all that services speak among themselves.
 const ALPN: &[u8] = b"h2";
 
+/// What the files of [`TlsFiles`] hold: PEM, from wherever it came.
+#[derive(Clone, Copy)]
+pub struct TlsPem<'a> {
+    /// Certificate chain of this end, leaf first.
+    pub certificate: &'a [u8],
+    /// Private key of the leaf.
+    pub private_key: &'a [u8],
+    /// The certificate authorities whose peers are authenticated.
+    pub peer_ca: &'a [u8],
+}
+
+impl fmt::Debug for TlsPem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsPem(..)")
+    }
+}
+
+impl TlsFiles {
+    /// The files in the order of [`TlsPem::of_files`], for a [`FileWatch`](crate::watch::FileWatch)
+    /// that follows their rotation.
+    #[must_use]
+    pub fn paths(&self) -> [PathBuf; 3] {
+        [&self.certificate, &self.private_key, &self.peer_ca].map(Clone::clone)
+    }
+}
+
+impl<'a> TlsPem<'a> {
+    /// The contents of [`TlsFiles::paths`]; absent ones are empty and refused later.
+    #[must_use]
+    pub fn of_files(contents: &'a [Vec<u8>]) -> Self {
+        let at = |index: usize| contents.get(index).map_or(&[][..], Vec::as_slice);
+        Self {
+            certificate: at(0),
+            private_key: at(1),
+            peer_ca: at(2),
+        }
+    }
+
+    /// A server that wants a client certificate from everybody.
+    ///
+    /// # Errors
+    /// When a part is missing or does not fit the others.
+    pub fn server_config(self) -> Result<Arc<ServerConfig>, MtlsError> {
+        server_with(
+            chain(self.certificate)?,
+            key(self.private_key)?,
+            self.roots()?,
+        )
+    }
+
+    /// A client that shows its certificate and accepts servers of the given CA only.
+    ///
+    /// # Errors
+    /// When a part is missing or does not fit the others.
+    pub fn client_config(self) -> Result<Arc<ClientConfig>, MtlsError> {
+        client_with(
+            chain(self.certificate)?,
+            key(self.private_key)?,
+            self.roots()?,
+        )
+    }
+
+    fn roots(self) -> Result<RootCertStore, MtlsError> {
+        roots(chain(self.peer_ca)?).ok_or(MtlsError::NoAuthorityGiven)
+    }
+}
+
 /// A server that wants a client certificate from everybody.
 ///
 /// # Errors
 /// When a file is missing or does not fit the others.
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, MtlsError> {
-    let provider = provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(
-        Arc::new(roots(&files.peer_ca)?),
-        Arc::clone(&provider),
+    let roots = roots_of(&files.peer_ca)?;
+    server_with(
+        chain_of(&files.certificate)?,
+        key_of(&files.private_key)?,
+        roots,
     )
-    .build()
-    .map_err(MtlsError::Verifier)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(MtlsError::Configuration)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(&files.certificate)?, key(&files.private_key)?)
-        .map_err(MtlsError::Configuration)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
 }
 
 /// A client that shows its certificate and accepts servers of the configured CA only.
@@ -107,11 +174,46 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, MtlsError> {
 /// # Errors
 /// When a file is missing or does not fit the others.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, MtlsError> {
+    let roots = roots_of(&files.peer_ca)?;
+    client_with(
+        chain_of(&files.certificate)?,
+        key_of(&files.private_key)?,
+        roots,
+    )
+}
+
+fn server_with(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: RootCertStore,
+) -> Result<Arc<ServerConfig>, MtlsError> {
+    let provider = provider();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(MtlsError::Verifier)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(MtlsError::Configuration)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(MtlsError::Configuration)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn client_with(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: RootCertStore,
+) -> Result<Arc<ClientConfig>, MtlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(MtlsError::Configuration)?
-        .with_root_certificates(roots(&files.peer_ca)?)
-        .with_client_auth_cert(chain(&files.certificate)?, key(&files.private_key)?)
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
         .map_err(MtlsError::Configuration)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
@@ -120,7 +222,7 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, MtlsError> {
 
 /// Shakes hands with clients of the configured CA and names them.
 #[derive(Clone)]
-pub struct MtlsAcceptor(TlsAcceptor);
+pub struct MtlsAcceptor(watch::Receiver<Arc<ServerConfig>>);
 
 impl MtlsAcceptor {
     /// An acceptor with these files.
@@ -128,7 +230,15 @@ impl MtlsAcceptor {
     /// # Errors
     /// When a file is missing or does not fit the others.
     pub fn new(files: &TlsFiles) -> Result<Self, MtlsError> {
-        Ok(Self(server_config(files)?.into()))
+        // A receiver keeps the last value when its sender is gone.
+        Ok(Self(watch::channel(server_config(files)?).1))
+    }
+
+    /// An acceptor whose next handshake uses the configuration then in force, one of
+    /// [`TlsPem::server_config`].
+    #[must_use]
+    pub const fn following(config: watch::Receiver<Arc<ServerConfig>>) -> Self {
+        Self(config)
     }
 }
 
@@ -147,7 +257,8 @@ impl Accept<TcpStream, IpAddr> for MtlsAcceptor {
             metrics::counter!("tls_handshakes_refused_total").increment(1);
             tracing::warn!(peer = %source, error = %Chain(error), "TLS handshake refused");
         };
-        let stream = match self.0.accept(io).await {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.0.borrow()));
+        let stream = match acceptor.accept(io).await {
             Ok(stream) => stream,
             Err(error) => {
                 refused(&error);
@@ -221,20 +332,35 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, MtlsError> {
+fn roots(authorities: Vec<CertificateDer<'static>>) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();
-    for certificate in chain(path)? {
-        store
-            .add(certificate)
-            .map_err(|_| MtlsError::NoAuthority(path.to_owned()))?;
+    for certificate in authorities {
+        store.add(certificate).ok()?;
     }
-    if store.is_empty() {
-        return Err(MtlsError::NoAuthority(path.to_owned()));
-    }
-    Ok(store)
+    (!store.is_empty()).then_some(store)
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, MtlsError> {
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, MtlsError> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| MtlsError::Pem {
+            what: "certificates",
+            source,
+        })
+}
+
+fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, MtlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|source| MtlsError::Pem {
+        what: "a private key",
+        source,
+    })
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, MtlsError> {
+    roots(chain_of(path)?).ok_or_else(|| MtlsError::NoAuthority(path.to_owned()))
+}
+
+fn chain_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, MtlsError> {
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|source| MtlsError::File {
@@ -244,7 +370,7 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, MtlsError> {
         })
 }
 
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, MtlsError> {
+fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, MtlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|source| MtlsError::File {
         what: "a private key",
         path: path.to_owned(),
@@ -299,6 +425,26 @@ mod tests {
             PeerName::of_peer(Some(&[garbage])),
             Err(MtlsError::MalformedCertificate(_))
         ));
+    }
+
+    #[test]
+    fn both_ends_come_from_pem_and_nothing_may_be_missing() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem().into_bytes();
+        let files = [pem.clone(), key.serialize_pem().into_bytes(), pem];
+        let whole = TlsPem::of_files(&files);
+        whole.server_config().unwrap();
+        whole.client_config().unwrap();
+        for missing in 0..3 {
+            let mut files = files.clone();
+            files[missing].clear();
+            let part = TlsPem::of_files(&files);
+            assert!(part.server_config().is_err(), "{missing}");
+            assert!(part.client_config().is_err(), "{missing}");
+        }
+        assert_eq!(format!("{whole:?}"), "TlsPem(..)");
     }
 
     #[test]
