@@ -138,7 +138,12 @@ pub struct SnpClaims {
 /// a key in this boot. Only [`Appraiser::appraise`](crate::Appraiser::appraise) makes one.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Appraised {
+pub struct Appraised(pub(crate) Facts);
+
+/// What evidence proves, whatever it was asked for. Not public: what a proof is good for is in the type
+/// around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
     pub(crate) identity: AttesterIdentity,
     pub(crate) image: String,
     pub(crate) roles: Vec<Role>,
@@ -151,37 +156,37 @@ impl Appraised {
     /// The machine.
     #[must_use]
     pub const fn identity(&self) -> &AttesterIdentity {
-        &self.identity
+        &self.0.identity
     }
 
     /// Name of the image in the reference values.
     #[must_use]
     pub fn image(&self) -> &str {
-        &self.image
+        &self.0.image
     }
 
     /// Roles that the image may take.
     #[must_use]
     pub fn roles(&self) -> &[Role] {
-        &self.roles
+        &self.0.roles
     }
 
     /// What vouches for the node.
     #[must_use]
     pub const fn evidence_kind(&self) -> EvidenceKind {
-        self.kind
+        self.0.kind
     }
 
     /// What names this boot where no latch does: `REPORT_ID` of a bare SEV-SNP guest, which the
     /// firmware draws at each launch. The relying party gives such a boot one release.
     #[must_use]
     pub const fn report_id(&self) -> Option<&[u8; 32]> {
-        self.report_id.as_ref()
+        self.0.report_id.as_ref()
     }
 
     /// Signed facts that were not judged, for the log.
     #[must_use]
     pub const fn claims(&self) -> &Claims {
-        &self.claims
+        &self.0.claims
     }
 }

@@ -1,7 +1,8 @@
 //! Policy and reference values that fit each other, and the two steps that use them.
 
 use crate::{
-    appraised::{Appraised, AttesterIdentity, Claims},
+    appraised::{Appraised, AttesterIdentity, Claims, Facts},
+    asked::Asked,
     ek::{AuthenticatedEk, ChallengedAk, CredentialSecret},
     error::{AppraisalError, LoadError, ReportError},
     policy::Policy,
@@ -104,16 +105,29 @@ impl Appraiser {
         challenged: Challenged,
         answer: &Answer<'_>,
     ) -> Result<Appraised, AppraisalError> {
-        let kind = challenged.kind();
+        let signer = challenged.prove(answer.activated)?;
+        self.judge_claim(&signer, &Asked::on_channel(answer))
+            .map(Appraised)
+    }
+
+    /// Judges evidence by the rules of the kind that was claimed.
+    pub(crate) fn judge_claim(
+        &self,
+        signer: &Signer,
+        asked: &Asked<'_>,
+    ) -> Result<Facts, AppraisalError> {
+        let kind = signer.kind();
         // Again, because the claim may have been accepted by the rules that these replaced.
         self.accept_kind(kind)?;
-        match (challenged.0, answer.evidence) {
-            (Claimed::AzureSevSnp, Evidence::AzureSevSnp(evidence)) => self.azure(evidence, answer),
-            (Claimed::SevSnp, Evidence::SevSnp(evidence)) => self.sev_snp(kind, evidence, answer),
-            (Claimed::SevSnpVtpm(ak), Evidence::SevSnpVtpm(evidence)) => {
-                self.sev_snp_vtpm(&ak, evidence, answer)
+        match (signer, asked.evidence) {
+            (Signer::AzureSevSnp, Evidence::AzureSevSnp(evidence)) => self.azure(evidence, asked),
+            (Signer::SevSnp, Evidence::SevSnp(evidence)) => self.sev_snp(kind, evidence, asked),
+            (Signer::SevSnpVtpm(ak), Evidence::SevSnpVtpm(evidence)) => {
+                self.sev_snp_vtpm(ak, evidence, asked)
             }
-            (Claimed::Tpm(ak), Evidence::Tpm(evidence)) => self.tpm(ak, evidence, answer),
+            (Signer::Tpm(ak, identity), Evidence::Tpm(evidence)) => {
+                self.tpm((ak, *identity), evidence, asked)
+            }
             (_, evidence) => Err(AppraisalError::Kind {
                 expected: kind.to_string(),
                 got: evidence.kind(),
@@ -123,36 +137,35 @@ impl Appraiser {
 
     fn tpm(
         &self,
-        ak: ChallengedAk,
+        (ak, identity): (&AttestationKey, AttesterIdentity),
         evidence: &TpmEvidence,
-        answer: &Answer<'_>,
-    ) -> Result<Appraised, AppraisalError> {
+        asked: &Asked<'_>,
+    ) -> Result<Facts, AppraisalError> {
         let kind = EvidenceKind::Tpm;
-        let (ak, identity) = ak.activate(answer.activated.unwrap_or_default())?;
-        let quote = self.quote(kind, ak.signing_key(), evidence, answer)?;
-        quote.check_latch()?;
+        let quote = self.quote(kind, ak.signing_key(), evidence, asked)?;
+        quote.check_latch(asked.stage)?;
         let image = self.image(kind, None, Some(&quote))?;
         let claims = Claims {
             tpm: Some(quote.into_claims()),
             sev_snp: None,
         };
-        Ok(appraised(kind, identity, image, claims))
+        Ok(facts(kind, identity, image, claims))
     }
 
-    /// A bare report: made for this channel, and the only thing that counts.
+    /// A bare report: made for what was asked, and the only thing that counts.
     fn sev_snp(
         &self,
         kind: EvidenceKind,
         evidence: &SnpEvidence,
-        answer: &Answer<'_>,
-    ) -> Result<Appraised, AppraisalError> {
+        asked: &Asked<'_>,
+    ) -> Result<Facts, AppraisalError> {
         let (image, accepted) = self.bare_report(
             kind,
             &SavedReport {
                 evidence,
-                report_data: answer.binding.as_bytes(),
-                endorsements: answer.endorsements,
-                now: answer.now,
+                report_data: asked.report_data,
+                endorsements: asked.endorsements,
+                now: asked.now,
             },
         )?;
         let report_id = *accepted.report.report().report_id;
@@ -160,9 +173,9 @@ impl Appraiser {
             tpm: None,
             sev_snp: Some(accepted.into_claims()),
         };
-        Ok(Appraised {
+        Ok(Facts {
             report_id: Some(report_id),
-            ..appraised(kind, AttesterIdentity::SevSnp, image, claims)
+            ..facts(kind, AttesterIdentity::SevSnp, image, claims)
         })
     }
 
@@ -190,13 +203,13 @@ impl Appraiser {
         &self,
         ak: &AttestationKey,
         evidence: &SnpVtpmEvidence,
-        answer: &Answer<'_>,
-    ) -> Result<Appraised, AppraisalError> {
+        asked: &Asked<'_>,
+    ) -> Result<Facts, AppraisalError> {
         let kind = EvidenceKind::SevSnpVtpm;
-        let mut appraised = self.sev_snp(kind, &evidence.snp, answer)?;
-        let quote = self.quote(kind, ak.signing_key(), &evidence.quote, answer)?;
-        appraised.claims.tpm = Some(quote.into_claims());
-        Ok(appraised)
+        let mut facts = self.sev_snp(kind, &evidence.snp, asked)?;
+        let quote = self.quote(kind, ak.signing_key(), &evidence.quote, asked)?;
+        facts.claims.tpm = Some(quote.into_claims());
+        Ok(facts)
     }
 
     /// The report, as old as the boot, vouches for the attestation key; the key's quote is fresh. The
@@ -204,12 +217,12 @@ impl Appraiser {
     fn azure(
         &self,
         evidence: &AzureSnpEvidence,
-        answer: &Answer<'_>,
-    ) -> Result<Appraised, AppraisalError> {
+        asked: &Asked<'_>,
+    ) -> Result<Facts, AppraisalError> {
         let kind = EvidenceKind::AzureSevSnp;
         let policy = self.rules(self.policy.sev_snp.as_ref(), kind)?;
         let hcl = HclReport::parse(&evidence.hcl_report).map_err(ReportError::Hcl)?;
-        let (endorsements, now) = (answer.endorsements, answer.now);
+        let (endorsements, now) = (asked.endorsements, asked.now);
         let report = hcl.hardware_report();
         let accepted = AcceptedReport::accept(report, &[], policy, endorsements, now)?;
         let vouched = hcl
@@ -218,14 +231,14 @@ impl Appraiser {
         let RsaKey { modulus, exponent } = vouched.attestation_key;
         let identity = AttesterIdentity::of_vouched_key(&modulus, exponent);
         let key = SigningKey::rsassa(modulus, exponent);
-        let quote = self.quote(kind, &key, &evidence.quote, answer)?;
-        quote.check_latch()?;
+        let quote = self.quote(kind, &key, &evidence.quote, asked)?;
+        quote.check_latch(asked.stage)?;
         let image = self.image(kind, Some(&accepted.report), Some(&quote))?;
         let claims = Claims {
             tpm: Some(quote.into_claims()),
             sev_snp: Some(accepted.into_claims()),
         };
-        Ok(appraised(kind, identity, image, claims))
+        Ok(facts(kind, identity, image, claims))
     }
 
     fn quote<'e>(
@@ -233,10 +246,10 @@ impl Appraiser {
         kind: EvidenceKind,
         key: &SigningKey,
         evidence: &'e TpmEvidence,
-        answer: &Answer<'_>,
+        asked: &Asked<'_>,
     ) -> Result<AuthenticatedQuote<'e>, AppraisalError> {
         let policy = self.rules(self.policy.quote(kind), kind)?;
-        AuthenticatedQuote::authenticate(key, evidence, answer.binding, policy)
+        AuthenticatedQuote::authenticate(key, evidence, asked, policy)
     }
 
     /// The one image whose reference values fit all that counts.
@@ -248,7 +261,7 @@ impl Appraiser {
     ) -> Result<&Image, AppraisalError> {
         let booted = Booted {
             kind,
-            pcrs: quote.map(AuthenticatedQuote::pcrs),
+            pcrs: quote.map(AuthenticatedQuote::judged),
             report,
         };
         let mut compared: Vec<(&Image, Mismatches)> = self
@@ -348,14 +361,60 @@ impl Challenged {
     }
 }
 
-/// The proof; its maker made every check of `kind`.
-fn appraised(
-    kind: EvidenceKind,
-    identity: AttesterIdentity,
-    image: &Image,
-    claims: Claims,
-) -> Appraised {
-    Appraised {
+impl Challenged {
+    /// Takes what the TPM made of the challenge, where there was one.
+    pub(crate) fn prove(self, activated: Option<&[u8]>) -> Result<Signer, AppraisalError> {
+        self.attested_by(|ak| ak.activate(activated.unwrap_or_default()))
+    }
+
+    /// Goes without an answer; the result is nobody's proof.
+    pub(crate) fn unproven(self) -> Signer {
+        let signer = self.attested_by(|ak| Ok::<_, core::convert::Infallible>(ak.unproven()));
+        match signer {
+            Ok(signer) => signer,
+            Err(never) => match never {},
+        }
+    }
+
+    fn attested_by<E>(
+        self,
+        key: impl FnOnce(ChallengedAk) -> Result<(AttestationKey, AttesterIdentity), E>,
+    ) -> Result<Signer, E> {
+        Ok(match self.0 {
+            Claimed::AzureSevSnp => Signer::AzureSevSnp,
+            Claimed::SevSnp => Signer::SevSnp,
+            Claimed::SevSnpVtpm(ak) => Signer::SevSnpVtpm(ak),
+            Claimed::Tpm(ak) => {
+                let (ak, identity) = key(ak)?;
+                Signer::Tpm(ak, identity)
+            }
+        })
+    }
+}
+
+/// Who must have signed the evidence. Whether a TPM's key is proven is known to the maker.
+#[derive(Debug)]
+pub(crate) enum Signer {
+    AzureSevSnp,
+    SevSnp,
+    SevSnpVtpm(AttestationKey),
+    Tpm(AttestationKey, AttesterIdentity),
+}
+
+impl Signer {
+    const fn kind(&self) -> EvidenceKind {
+        match self {
+            Self::AzureSevSnp => EvidenceKind::AzureSevSnp,
+            Self::SevSnp => EvidenceKind::SevSnp,
+            Self::SevSnpVtpm(_) => EvidenceKind::SevSnpVtpm,
+            Self::Tpm(..) => EvidenceKind::Tpm,
+        }
+    }
+}
+
+/// The facts; their maker made every check of `kind`.
+fn facts(kind: EvidenceKind, identity: AttesterIdentity, image: &Image, claims: Claims) -> Facts {
+    Facts {
         identity,
         image: image.name().to_string(),
         roles: image.roles().to_vec(),

@@ -82,6 +82,11 @@ impl ChallengedAk {
         self.identity
     }
 
+    /// Goes without an answer: the attestation key is anybody's.
+    pub(crate) fn unproven(self) -> (AttestationKey, AttesterIdentity) {
+        (self.ak, self.identity)
+    }
+
     /// Takes the answer: with the right secret the attestation key is the identity's own.
     pub(crate) fn activate(
         self,

@@ -156,6 +156,17 @@ pub enum AppraisalError {
         /// The kind offered.
         got: EvidenceKind,
     },
+    /// The node runs, and in this boot no disk of this cluster was unlocked, or something extended the
+    /// latch beside.
+    #[error(
+        "PCR {LATCH_PCR}: expected {expected} (a disk of this cluster unlocked in this boot), got {got}"
+    )]
+    Latch {
+        /// PCR 15 of a node of this cluster.
+        expected: PcrValue,
+        /// PCR 15.
+        got: PcrValue,
+    },
     /// A key was released in this boot already, or the image extends the latch itself.
     #[error("PCR {LATCH_PCR}: expected zero (no key released in this boot), got {got}")]
     Latched {
@@ -263,6 +274,7 @@ impl AppraisalError {
             self,
             Self::Ambiguous { .. }
                 | Self::ImageMismatch { .. }
+                | Self::Latch { .. }
                 | Self::Latched { .. }
                 | Self::NoImage
                 | Self::PcrDigest { .. }
@@ -309,6 +321,11 @@ impl AppraisalError {
             Self::Kind { expected, got } => {
                 check("evidence kind", expected.clone(), got.to_string())
             }
+            Self::Latch { expected, got } => check(
+                "PCR 15",
+                format!("{expected} (a disk of this cluster unlocked in this boot)"),
+                latch(*got),
+            ),
             Self::Latched { got } => check("PCR 15", PcrValue::ZERO.to_string(), got.to_string()),
             Self::Quote(error) => check(
                 "quote",
@@ -390,6 +407,14 @@ fn key_check(key: &str, error: &KeyError) -> FailedCheck {
             got: malformed.to_string(),
         },
     }
+}
+
+/// The value of a latch that is not the cluster's, and what it means where that is known.
+fn latch(got: PcrValue) -> String {
+    if got == PcrValue::ZERO {
+        return format!("{got} (no disk unlocked in this boot)");
+    }
+    format!("{got} (a disk of another cluster, or extended by something else)")
 }
 
 fn text(text: &str) -> String {

@@ -10,6 +10,9 @@
 //! 2. [`Appraiser::appraise`]: the evidence is signed by a key that something trusted vouches for,
 //!    bound to this channel, keeps every rule of the policy, and one image's reference values fit.
 //!
+//! A node that runs already is asked what it is now, and proves it with [`Appraiser::verify`] in
+//! place of step 2: [`Verified`], for which nobody gets a key.
+//!
 //! A relying party takes `&Appraised`; there is no flag, no other constructor and no switch that
 //! skips a step. The crate trusts the policy, the reference values (their owner's signature is the
 //! caller's to check, in crate `owner`) and its caller for a fresh secret and the true binding.
@@ -19,6 +22,7 @@ extern crate alloc;
 
 mod appraised;
 mod appraiser;
+mod asked;
 mod certificate;
 pub mod document;
 mod ek;
@@ -27,6 +31,7 @@ mod policy;
 mod quote;
 mod reference_values;
 mod report;
+mod running;
 mod saved;
 mod wanted;
 
@@ -39,6 +44,7 @@ pub use error::{
 };
 pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};
+pub use running::{Membership, Stated, Statement, Verified};
 pub use saved::{Judged, SavedReport};
 pub use wanted::Wanted;
 

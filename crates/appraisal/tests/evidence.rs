@@ -7,20 +7,23 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/keys.rs"]
+mod keys;
+
 use appraisal::{
-    Answer, AppraisalError, Appraised, Appraiser, Challenged, CredentialSecret, Endorsements,
-    ErrorClass, Policy, REQUIRED_PCRS, ReferenceValues,
+    Answer, AppraisalError, Appraised, Appraiser, Challenged, Endorsements, ErrorClass,
+    REQUIRED_PCRS,
 };
 use aws_lc_rs::digest::{SHA256, digest};
 use evidence::{
     AttesterClaim, Binding, Channel, Evidence, Side, TpmChallenge, TpmEvidence, TpmIdentity,
 };
-use serde_json::{Value, json};
+use keys::{appraiser, image, image_pcrs, secret};
+use serde_json::json;
 use software_tpm::{
     event_log::LogBuilder,
     keys::{KeyAuthority, KeyTpm, attestation},
 };
-use std::collections::BTreeMap;
 use tpm::{EventLog, PcrSet, QuoteError, composite_digest};
 
 /// Step 1 for a TPM that is claimed.
@@ -104,10 +107,6 @@ impl Session {
     }
 }
 
-fn secret() -> CredentialSecret {
-    CredentialSecret::from_slice(&[0x77; 32]).unwrap()
-}
-
 fn binding(exporter: u8) -> Binding {
     Binding::compute(&Channel {
         attester: Side::Server,
@@ -117,37 +116,6 @@ fn binding(exporter: u8) -> Binding {
         server_spki: b"d",
         exporter: &[exporter; 32],
     })
-}
-
-fn image_pcrs(seed: u8) -> BTreeMap<u32, [u8; 32]> {
-    let value = |pcr| if pcr == 15 { [0; 32] } else { [seed; 32] };
-    REQUIRED_PCRS.map(|pcr| (pcr, value(pcr))).into()
-}
-
-fn image(name: &str, seed: u8) -> Value {
-    let pcrs: BTreeMap<u32, _> = image_pcrs(seed)
-        .into_iter()
-        .map(|(pcr, value)| (pcr, [hex::encode(value)]))
-        .collect();
-    json!({"name": name, "roles": ["worker"], "pcrs": pcrs})
-}
-
-fn appraiser(authority: &str, images: &[Value]) -> Appraiser {
-    let policy = json!({
-        "version": 1,
-        "serial": 1,
-        "evidence": ["tpm"],
-        "tpm": {
-            "pcrs": REQUIRED_PCRS,
-            "ek_authorities": [{"certificate": authority, "bound_to_platform": true}],
-        },
-    });
-    let values = json!({"version": 1, "serial": 1, "images": images});
-    Appraiser::new(
-        Policy::parse(policy.to_string().as_bytes()).unwrap(),
-        ReferenceValues::parse(values.to_string().as_bytes()).unwrap(),
-    )
-    .unwrap()
 }
 
 #[test]

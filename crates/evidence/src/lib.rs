@@ -1,8 +1,9 @@
 //! What an attester sends, and the binding that ties it to one channel.
 //!
 //! Everything here is untrusted: an [`Evidence`] value says that bytes were framed correctly, never
-//! that they are true. `appraisal` turns it into facts. The one computation is [`Binding`], the
-//! value that makes evidence useless outside the TLS session it was made for.
+//! that they are true. `appraisal` turns it into facts. The one computation is what evidence is made
+//! for: [`Binding`], which makes it useless outside one TLS session, and [`StatementBinding`], which
+//! makes it useless outside the answer to one question.
 #![no_std]
 
 extern crate alloc;
@@ -11,9 +12,13 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use aws_lc_rs::digest;
 use core::fmt;
 
+mod bound;
 mod kind;
+mod statement;
 
+pub use bound::Bound;
 pub use kind::{EvidenceKind, Requirement, UnknownKind};
+pub use statement::{Nonce, StatementBinding, Subject};
 
 /// The four ways a node gets its disk key (docs/protocol.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,7 +111,7 @@ pub fn exporter_context(client_hello: &[u8], server_hello: &[u8]) -> [u8; 64] {
 pub struct Binding([u8; 64]);
 
 impl Binding {
-    const LABEL: &[u8] = b"constellation-atls-v1\0";
+    pub(crate) const LABEL: &[u8] = b"constellation-atls-v1\0";
 
     /// `SHA-512(label || side || SHA-256 of each hello || SHA-256 of each SPKI || exporter)`; every
     /// part has a fixed length, so the encoding is injective (docs/protocol.md, "Binding").
@@ -136,9 +141,7 @@ impl Binding {
     /// The 32 bytes that a TPM quote carries as `qualifyingData`.
     #[must_use]
     pub fn qualifying_data(&self) -> [u8; 32] {
-        let mut data = [0; 32];
-        data.copy_from_slice(digest::digest(&digest::SHA256, &self.0).as_ref());
-        data
+        Bound::qualifying_data(self)
     }
 }
 

@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tpm", &[]),
     ("x509", &[]),
     ("snp", &["x509"]),
-    ("evidence", &[]),
+    ("evidence", &["identity"]),
     ("audit", &["identity"]),
     ("measure", &["tpm"]),
     ("owner", &["evidence", "secret"]),
