@@ -137,6 +137,7 @@ impl FromStr for VolumeId {
         }
         // A volume's `info` is "key-" + id without a class, so these ids are other keys' names.
         let reserved = text.starts_with("state-disk/")
+            || text.starts_with("cluster/")
             || RESERVED.iter().any(|name| text.eq_ignore_ascii_case(name));
         if reserved {
             return Err(MalformedDataKeyId::VolumeReserved);
@@ -217,6 +218,10 @@ mod tests {
             alloc::format!("volume/state-disk/v1/{UUID}").parse::<DataKeyId>(),
             Err(MalformedDataKeyId::VolumeReserved)
         );
+        assert_eq!(
+            "volume/cluster/v1/service-ca".parse::<DataKeyId>(),
+            Err(MalformedDataKeyId::VolumeReserved)
+        );
         // What a volume id can spell in the derivation never begins as a state disk's info does.
         let disk: DataKeyId = alloc::format!("state-disk/{UUID}").parse().unwrap();
         assert_eq!(disk.info(), alloc::format!("key-state-disk/v1/{UUID}"));
@@ -240,6 +245,8 @@ mod tests {
             " state-disk/00000000-0000-4000-8000-000000000001",
             "cluster/",
             "cluster/clusterID",
+            "cluster/service-ca",
+            "cluster/v1/service-ca",
             "cluster/measurementsecret",
             "disk/a",
             UUID,

@@ -10,6 +10,34 @@ secret::secret! {
     pub struct MeasurementSecret(32);
 }
 
+secret::secret! {
+    /// The seed of a key that the cluster has for itself; see [`ServiceKey`].
+    pub struct ServiceSeed(32);
+}
+
+/// A key that the services of a cluster derive for themselves. It has no
+/// [`DataKeyId`], so no caller of a key service can ask for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceKey {
+    /// Signs the join service's audit log.
+    JoinServiceAudit,
+    /// Signs the key service's audit log.
+    KeyServiceAudit,
+    /// The authority that certifies the services towards each other.
+    ServiceAuthority,
+}
+
+impl ServiceKey {
+    /// HKDF's `info`. No volume id can spell it: those that begin with `cluster/` are reserved.
+    const fn info(self) -> &'static [u8] {
+        match self {
+            Self::JoinServiceAudit => b"key-cluster/v1/join-service-audit",
+            Self::KeyServiceAudit => b"key-cluster/v1/key-service-audit",
+            Self::ServiceAuthority => b"key-cluster/v1/service-ca",
+        }
+    }
+}
+
 /// Every version of the key-encryption key, the newest one last. Old versions stay until the last
 /// disk or volume under them is gone.
 #[derive(Debug)]
@@ -141,18 +169,26 @@ impl KeyHierarchy {
             .derive_cluster_id(salt)
     }
 
+    /// The seed of a key that the services have for themselves: `HKDF-SHA256(master secret, salt,
+    /// "key-cluster/v1/" + name, 32)`. Fixed by the first key version, as the cluster's id is.
+    ///
+    /// # Errors
+    /// [`DeriveError::Version`] without a first version, or `Derivation`.
+    pub fn derive_service_seed(&self, key: ServiceKey) -> Result<ServiceSeed, DeriveError> {
+        ServiceSeed::try_fill(|seed| self.expand(KeyVersion::FIRST, key.info(), seed))
+    }
+
     fn fill(&self, version: KeyVersion, id: &DataKeyId, key: &mut [u8]) -> Result<(), DeriveError> {
+        self.expand(version, id.info().as_bytes(), key)
+    }
+
+    fn expand(&self, version: KeyVersion, info: &[u8], key: &mut [u8]) -> Result<(), DeriveError> {
         let kek = self.0.get(&version).ok_or_else(|| DeriveError::Version {
             newest: self.newest(),
             got: version,
         })?;
-        hkdf::fill(
-            kek.secret.expose_secret(),
-            &kek.salt.0,
-            id.info().as_bytes(),
-            key,
-        )
-        .map_err(|_| DeriveError::Derivation)
+        hkdf::fill(kek.secret.expose_secret(), &kek.salt.0, info, key)
+            .map_err(|_| DeriveError::Derivation)
     }
 }
 

@@ -22,5 +22,5 @@ mod hkdf;
 pub use data_key_id::{ClusterKey, DataKeyId, KeyClass, MalformedDataKeyId, VolumeId};
 pub use hierarchy::{
     DeriveError, DerivedKey, KeyEncryptionKey, KeyHierarchy, KeySalt, MeasurementSalt,
-    MeasurementSecret,
+    MeasurementSecret, ServiceKey, ServiceSeed,
 };

@@ -170,3 +170,29 @@ fn assert_typed_derivation(case: &Value, info: &[u8], expected: &[u8]) {
         expected
     );
 }
+
+/// As Python's `hmac` derives them from the fixture's first version.
+#[test]
+fn services_derive_seeds_that_no_caller_can_name() {
+    let keys = hierarchy(&fixture());
+    for (key, expected) in [
+        (
+            ServiceKey::JoinServiceAudit,
+            "755ef0ffc95780c213699a736de5990f52d0b0e6b4a3d1b6f4d483088123b328",
+        ),
+        (
+            ServiceKey::KeyServiceAudit,
+            "941a22262964504a66f605d50490e64276806f28f7dd0c46e7bda9848d0af188",
+        ),
+        (
+            ServiceKey::ServiceAuthority,
+            "5a01d596023630b959b521186e53b8e5f78e07bc20c86f9f54a2df9b9885b55c",
+        ),
+    ] {
+        let seed = keys.derive_service_seed(key).unwrap();
+        assert_eq!(hex::encode(seed.expose_secret()), expected);
+        let info = core::str::from_utf8(key.info()).unwrap();
+        let volume = info.replacen("key-", "volume/", 1);
+        assert!(volume.parse::<DataKeyId>().is_err(), "{volume}");
+    }
+}
