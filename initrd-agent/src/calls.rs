@@ -2,8 +2,8 @@
 
 use admission::{RefusalClass, node::Failure};
 use api::{
-    Class, CommitRequest, JoinTicket, JoinTicketRequest, Malformed, RejoinTicket,
-    RejoinTicketRequest,
+    Class, CommitRequest, InitTicket, InitTicketRequest, JoinTicket, JoinTicketRequest, Malformed,
+    RejoinTicket, RejoinTicketRequest,
     grpc_web::CallError,
     join::{
         CommitResponse, IssueJoinTicketRequest, IssueJoinTicketResponse, IssueRejoinTicketRequest,
@@ -85,6 +85,19 @@ pub fn join_ticket(
     client: &RpcClient,
     request: JoinTicketRequest,
 ) -> Result<JoinTicket, CallsError> {
+    let request = IssueJoinTicketRequest::from(request);
+    let answer: IssueJoinTicketResponse = call(client, "IssueJoinTicket", &request)?;
+    parsed("IssueJoinTicket", answer.try_into())
+}
+
+/// Asks for the ticket of an init.
+///
+/// # Errors
+/// [`CallsError`].
+pub fn init_ticket(
+    client: &RpcClient,
+    request: InitTicketRequest,
+) -> Result<InitTicket, CallsError> {
     let request = IssueJoinTicketRequest::from(request);
     let answer: IssueJoinTicketResponse = call(client, "IssueJoinTicket", &request)?;
     parsed("IssueJoinTicket", answer.try_into())

@@ -114,6 +114,8 @@ exit_reasons! {
     Mapping = 64, "mapping", Reboot;
     /// The header's join was never committed; it is wiped and the next boot joins as a new node.
     StartOver = 65, "start-over", Reboot;
+    /// An init was asked for on a disk that another one made, or whose init is over.
+    InitRefused = 66, "init-refused", PowerOff;
     /// PCR 15 could not be extended.
     Latch = 70, "latch", Reboot;
     /// The hand-off could not be written.

@@ -20,6 +20,8 @@ pub mod attest;
 
 pub mod calls;
 
+pub mod kubelet;
+
 pub mod cmdline;
 
 pub mod hints;

@@ -35,8 +35,8 @@ use std::{
 const MAX_DIALLED: usize = 8;
 const MAX_ACCEPTED: usize = 4;
 
-/// What a push may ask for.
-const PUSHED: [AdmissionPath; 1] = [AdmissionPath::Recover];
+/// What a push may ask for, where the state of the disk leaves room for it.
+const PUSHED: [AdmissionPath; 2] = [AdmissionPath::Init, AdmissionPath::Recover];
 
 /// Where a push is heard.
 pub const PUSH_PORT: u16 = 30091;
@@ -230,6 +230,7 @@ impl Peers {
     }
 
     fn accept_waiting(&mut self, paths: &[AdmissionPath]) -> Result<(), PeersError> {
+        let pushed = pushed(paths);
         while self.hears(paths) {
             let Some(Ok((stream, address))) = self.listener.as_ref().map(TcpListener::accept)
             else {
@@ -243,7 +244,7 @@ impl Peers {
                         &self.end,
                         start,
                         self.terms.clone(),
-                        &PUSHED,
+                        &pushed,
                     )
                 })
             });
@@ -323,8 +324,7 @@ impl Peers {
 
     /// Whether a push may come in now; else it waits in the kernel's backlog, unseen.
     fn hears(&self, paths: &[AdmissionPath]) -> bool {
-        let pushed = |path| PUSHED.contains(path);
-        paths.iter().any(pushed) && self.count(false) < MAX_ACCEPTED
+        !pushed(paths).is_empty() && self.count(false) < MAX_ACCEPTED
     }
 
     fn wait(&self, paths: &[AdmissionPath], longest: Duration) -> Result<(), PeersError> {
@@ -351,6 +351,13 @@ impl Peers {
             Err(error) => Err(PeersError::Wait(error)),
         }
     }
+}
+
+/// Those of `paths` that a push may ask for.
+fn pushed(paths: &[AdmissionPath]) -> Vec<AdmissionPath> {
+    let mut pushed = PUSHED.to_vec();
+    pushed.retain(|path| paths.contains(path));
+    pushed
 }
 
 /// Evidence for one session, or its end; an error is the end of this boot.

@@ -24,7 +24,10 @@ use hand_off::{Attachments, HandOff};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
 use secret::DataKey;
 use state_disk::Header;
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 /// What a boot needs to be admitted.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub struct Unlock<'a> {
     session: Option<Session>,
     ticket: Option<Ticket>,
     header: Option<Header>,
-    hand_off: Option<HandOff>,
+    hand_off: Option<(HandOff, Attachments)>,
 }
 
 /// The admitted channel, and where its peer is.
@@ -44,9 +47,11 @@ pub struct Unlock<'a> {
 struct Session {
     client: RpcClient,
     address: SocketAddr,
+    /// The address at this end.
+    local: Option<IpAddr>,
 }
 
-/// What a ticket said; the key is wiped once the disk is mapped.
+/// What a ticket said; the key is wiped once the disk is mapped, the attachments once they are written.
 #[derive(Debug)]
 struct Ticket {
     path: AdmissionPath,
@@ -55,6 +60,7 @@ struct Ticket {
     node_name: NodeName,
     role: Role,
     data_key: DataKey,
+    attachments: Attachments,
 }
 
 /// A step that the node machine asked for in an order it never asks in: a bug.
@@ -139,7 +145,7 @@ impl<'a> Unlock<'a> {
             volume_keys: made.volume_keys,
             cluster: ticket.cluster,
             role: ticket.role,
-            init_unfinished: false,
+            init_unfinished: ticket.path == AdmissionPath::Init,
             node_name: ticket.node_name.clone(),
             parameters: made.parameters,
             superblock: made.superblock,
@@ -173,6 +179,8 @@ impl<'a> Unlock<'a> {
         let ticket = self.ticket.as_ref().ok_or_else(|| missing("ticket"))?;
         let header = self.header.as_mut().ok_or_else(|| missing("header"))?;
         header.generation = generation;
+        // Whoever lets this node in on another path says by it that its init is over.
+        header.init_unfinished = ticket.path == AdmissionPath::Init;
         self.machine.write_header(slot, header, &ticket.data_key)?;
         step("header")
             .with("written", format!("{slot:?}"))
@@ -187,7 +195,7 @@ impl<'a> Unlock<'a> {
         let header = self.header.take().ok_or_else(|| missing("header"))?;
         let ticket = self.ticket.take().ok_or_else(|| missing("ticket"))?;
         let device = self.machine.map(&header)?;
-        self.hand_off = Some(HandOff {
+        let hand_off = HandOff {
             version: 1,
             path: ticket.path,
             cluster_id: header.cluster,
@@ -196,14 +204,17 @@ impl<'a> Unlock<'a> {
             disk_uuid: header.disk,
             generation: header.generation,
             state_device: device.display().to_string(),
-        });
+        };
+        self.hand_off = Some((hand_off, ticket.attachments));
         step("mapping").with("device", device.display()).end();
         Ok(Event::Mapped)
     }
 
     fn latch(&mut self) -> Result<Event, Failure> {
-        let cluster = self.hand_off.as_ref().map(|hand_off| hand_off.cluster_id);
-        let cluster = cluster.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
+        let hand_off = self.hand_off.as_ref();
+        let (hand_off, _) =
+            hand_off.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
+        let cluster = hand_off.cluster_id;
         let latch = match self.machine.latch(&cluster)? {
             Latch::Extended => "pcr-15",
             Latch::Server => "none",
@@ -219,11 +230,16 @@ impl<'a> Unlock<'a> {
         // The channel is over: nothing is asked for any more.
         self.session = None;
         let hand_off = self.hand_off.take();
+        let (hand_off, attachments) =
+            hand_off.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
         hand_off
-            .ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?
-            .write(folder, &Attachments::default())
+            .write(folder, &attachments)
             .map_err(exits(ExitReason::HandOff))?;
-        step("hand-off").with("folder", folder.display()).end();
+        let material = attachments.material.as_ref().map_or(0, |bytes| bytes.len());
+        step("hand-off")
+            .with("folder", folder.display())
+            .with("material", material)
+            .end();
         Ok(Event::HandedOff)
     }
 }
@@ -265,6 +281,7 @@ struct Foreign {
 /// The row of the table for an exit of the node machine.
 const fn reason(exit: Exit) -> ExitReason {
     match exit {
+        Exit::ForeignInit { .. } | Exit::InitFinished => ExitReason::InitRefused,
         Exit::HeaderTooOld { .. } => ExitReason::HeaderTooOld,
         Exit::Refused { .. } => ExitReason::Refused,
         Exit::StartOver => ExitReason::StartOver,
@@ -303,6 +320,7 @@ mod tests {
             node_name: "worker-0".parse().unwrap(),
             role: Role::Worker,
             data_key: DataKey::from_slice(&[3; 32]).unwrap(),
+            attachments: Attachments::default(),
         }
     }
 

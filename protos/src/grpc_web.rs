@@ -12,8 +12,9 @@ use crate::Class;
 /// The media type of requests and answers.
 pub const CONTENT_TYPE: &str = "application/grpc-web+proto";
 
-/// The largest message, in bytes; no message of ours comes near it.
-pub const MAX_MESSAGE: usize = 64 << 10;
+/// The largest message, in bytes: a ticket with the largest material (`tickets`), and a little more.
+/// Nobody but a peer that has proved itself is asked.
+pub const MAX_MESSAGE: usize = (1 << 20) + (8 << 10);
 
 /// The largest trailer frame, in bytes.
 pub const MAX_TRAILERS: usize = 4 << 10;

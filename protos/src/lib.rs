@@ -21,6 +21,6 @@ pub use class::Class;
 pub use generated::{admin, atls, bootstrap, join, key};
 pub use malformed::Malformed;
 pub use tickets::{
-    CertificateRequests, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket,
-    RejoinTicketRequest, SealedSecret,
+    CertificateRequests, CommitRequest, InitTicket, InitTicketRequest, JoinTicket,
+    JoinTicketRequest, RejoinTicket, RejoinTicketRequest, SealedSecret,
 };

@@ -60,6 +60,24 @@ pub struct JoinTicket {
     pub material: Option<SealedSecret>,
 }
 
+/// What the first node of a cluster asks for: the operator says what it will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitTicketRequest {
+    /// The uuid that `RegisterDisk` gave.
+    pub disk: DiskId,
+}
+
+/// What the first node of a cluster gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitTicket {
+    /// As on a join.
+    pub ticket: JoinTicket,
+    /// The node's name.
+    pub node_name: NodeName,
+    /// The node's role.
+    pub role: Role,
+}
+
 /// What a known node asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejoinTicketRequest {
@@ -194,7 +212,57 @@ impl From<JoinTicket> for join::IssueJoinTicketResponse {
             key_version: ticket.key_version.0,
             data_key: Some(ticket.data_key.into()),
             material: ticket.material.map(Into::into),
+            node_name: String::new(),
+            role: join::Role::Unspecified.into(),
         }
+    }
+}
+
+impl From<InitTicketRequest> for join::IssueJoinTicketRequest {
+    fn from(request: InitTicketRequest) -> Self {
+        Self {
+            disk_uuid: request.disk.to_string(),
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<join::IssueJoinTicketRequest> for InitTicketRequest {
+    type Error = Malformed;
+
+    fn try_from(message: join::IssueJoinTicketRequest) -> Result<Self, Malformed> {
+        let request = Self {
+            disk: name("disk_uuid", &message.disk_uuid)?,
+        };
+        // A node that says more asks for something else than an init.
+        if message != request.into() {
+            return Err(Malformed::Unexpected {
+                field: "node_name, role or certificate_requests",
+            });
+        }
+        Ok(request)
+    }
+}
+
+impl From<InitTicket> for join::IssueJoinTicketResponse {
+    fn from(ticket: InitTicket) -> Self {
+        Self {
+            node_name: ticket.node_name.to_string(),
+            role: join::Role::from(ticket.role).into(),
+            ..ticket.ticket.into()
+        }
+    }
+}
+
+impl TryFrom<join::IssueJoinTicketResponse> for InitTicket {
+    type Error = Malformed;
+
+    fn try_from(message: join::IssueJoinTicketResponse) -> Result<Self, Malformed> {
+        Ok(Self {
+            node_name: name("node_name", &message.node_name)?,
+            role: role(message.role)?,
+            ticket: message.try_into()?,
+        })
     }
 }
 

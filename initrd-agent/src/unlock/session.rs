@@ -1,17 +1,20 @@
 //! The part of an admission that talks: getting a channel, and the four calls.
 
-use super::{Session, Ticket, Unlock, calls, chain, exits, step};
+use super::{Attachments, Session, Ticket, Unlock, calls, chain, exits, step};
 use crate::{
     calls::{CallsError, refusal_class},
     exit::{ExitReason, Failure},
+    kubelet::KubeletKeys,
     peers::{Admitted, Outcome},
 };
 use admission::node::{Event, Failure as NodeFailure};
-use api::{CommitRequest, JoinTicketRequest, RejoinTicketRequest, SealedSecret};
+use api::{
+    CommitRequest, InitTicketRequest, JoinTicket, JoinTicketRequest, RejoinTicket,
+    RejoinTicketRequest, SealedSecret,
+};
 use attested_tls::{RpcClient, SealError, SessionError};
 use evidence::AdmissionPath;
-use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
-use secret::DataKey;
+use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
 use std::time::Duration;
 
 /// How long one call may take; the server writes durably before it answers.
@@ -47,7 +50,9 @@ impl Unlock<'_> {
             .with("path", path)
             .with("address", admitted.address)
             .end();
+        let local = admitted.stream.local_addr();
         self.session = Some(Session {
+            local: local.ok().map(|address| address.ip()),
             client: RpcClient::new(admitted.channel, admitted.stream, CALL_TIME),
             address: admitted.address,
         });
@@ -62,71 +67,114 @@ impl Unlock<'_> {
         })
     }
 
+    /// Asks for the first key of a disk: on an init the operator says name and role, else the hints.
     pub(super) fn join_ticket(&mut self, disk: DiskId) -> Result<Event, Failure> {
+        if self.path() == Some(AdmissionPath::Init) {
+            return Ok(self.init_ticket(disk));
+        }
         let hints = self.guide.hints();
         let Some(node_name) = hints.node_name.clone() else {
             // Hints are only ever read again while the name is missing.
             return Err(exits(ExitReason::Panic)(super::Missing("node name")));
         };
         let role = hints.role.unwrap_or(Role::Worker);
+        let kubelet = self.kubelet_keys(&node_name)?;
         let request = JoinTicketRequest {
             disk,
             node_name: node_name.clone(),
             role,
-            certificate_requests: None,
+            certificate_requests: Some(kubelet.requests.clone()),
         };
         let answer = self
             .client()
             .map(|client| calls::join_ticket(client, request));
-        let ticket = match answer {
-            Some(Ok(ticket)) => ticket,
-            other => return Ok(failed("ticket", other)),
-        };
-        let Some(data_key) = self.open_key(&ticket.data_key) else {
-            return Ok(Event::Failed(NodeFailure::Lost));
-        };
-        self.keep(disk, (node_name, role), |path, (node_name, role)| Ticket {
-            path,
-            cluster: ticket.cluster_id,
-            key_version: ticket.key_version,
-            node_name,
-            role,
-            data_key,
-        });
-        Ok(Event::JoinTicket)
+        Ok(match answer {
+            Some(Ok(ticket)) => {
+                let names = (node_name, role);
+                self.keep_join(disk, names, &ticket, Some(kubelet))
+            }
+            other => failed("ticket", other),
+        })
     }
 
+    fn init_ticket(&mut self, disk: DiskId) -> Event {
+        let request = InitTicketRequest { disk };
+        let answer = self
+            .client()
+            .map(|client| calls::init_ticket(client, request));
+        match answer {
+            Some(Ok(init)) => {
+                let names = (init.node_name, init.role);
+                self.keep_join(disk, names, &init.ticket, None)
+            }
+            other => failed("ticket", other),
+        }
+    }
+
+    fn keep_join(
+        &mut self,
+        disk: DiskId,
+        names: (NodeName, Role),
+        ticket: &JoinTicket,
+        kubelet: Option<KubeletKeys>,
+    ) -> Event {
+        let sealed = (&ticket.data_key, ticket.material.as_ref());
+        let keys = (ticket.cluster_id, ticket.key_version);
+        match self.keep(disk, (names, keys), sealed, kubelet) {
+            Some(()) => Event::JoinTicket,
+            None => Event::Failed(NodeFailure::Lost),
+        }
+    }
+
+    /// Asks for the key of a known disk. Its node's name is inside its header, so a service that
+    /// pulled this node in is asked to certify the hinted name, and once more if that was not it.
     pub(super) fn rejoin_ticket(
         &mut self,
         disk: DiskId,
         key_version: KeyVersion,
     ) -> Result<Event, Failure> {
-        let request = RejoinTicketRequest {
-            disk,
-            key_version,
-            certificate_requests: None,
-        };
-        let answer = self
-            .client()
-            .map(|client| calls::rejoin_ticket(client, request));
+        let pulled = self.path() == Some(AdmissionPath::Rejoin);
+        let hinted = self.guide.hints().node_name.clone();
+        let mut kubelet = hinted
+            .filter(|_| pulled)
+            .map(|name| self.kubelet_keys(&name))
+            .transpose()?;
+        let mut answer = self.ask_rejoin(disk, key_version, kubelet.as_ref());
+        if let Some(Ok(ticket)) = &answer
+            && let Some(name) = uncertified(ticket, kubelet.as_ref())
+            && pulled
+        {
+            kubelet = Some(self.kubelet_keys(name)?);
+            answer = self.ask_rejoin(disk, key_version, kubelet.as_ref());
+        }
         let ticket = match answer {
             Some(Ok(ticket)) => ticket,
             other => return Ok(failed("ticket", other)),
         };
-        let Some(data_key) = self.open_key(&ticket.data_key) else {
-            return Ok(Event::Failed(NodeFailure::Lost));
-        };
-        let recorded = ticket.generation;
-        let names = (ticket.node_name, ticket.role);
-        self.keep(disk, names, |path, (node_name, role)| Ticket {
-            path,
-            cluster: ticket.cluster_id,
+        let sealed = (&ticket.data_key, ticket.material.as_ref());
+        let names = (ticket.node_name.clone(), ticket.role);
+        let keys = (ticket.cluster_id, key_version);
+        Ok(match self.keep(disk, (names, keys), sealed, kubelet) {
+            Some(()) => Event::RejoinTicket {
+                recorded: ticket.generation,
+            },
+            None => Event::Failed(NodeFailure::Lost),
+        })
+    }
+
+    fn ask_rejoin(
+        &self,
+        disk: DiskId,
+        key_version: KeyVersion,
+        kubelet: Option<&KubeletKeys>,
+    ) -> Option<Result<RejoinTicket, CallsError>> {
+        let request = RejoinTicketRequest {
+            disk,
             key_version,
-            node_name,
-            role,
-            data_key,
-        });
-        Ok(Event::RejoinTicket { recorded })
+            certificate_requests: kubelet.map(|kubelet| kubelet.requests.clone()),
+        };
+        self.client()
+            .map(|client| calls::rejoin_ticket(client, request))
     }
 
     pub(super) fn commit(
@@ -153,31 +201,60 @@ impl Unlock<'_> {
         self.session.as_ref().map(|session| &session.client)
     }
 
+    fn path(&self) -> Option<AdmissionPath> {
+        self.client().map(|client| client.peer().path())
+    }
+
+    fn kubelet_keys(&self, name: &NodeName) -> Result<KubeletKeys, Failure> {
+        let local = self.session.as_ref().and_then(|session| session.local);
+        KubeletKeys::make(name, local).map_err(exits(ExitReason::Panic))
+    }
+
+    /// Opens what is sealed in a ticket and keeps all of it. What is sealed to another channel or
+    /// process is nothing; the server may do better. Keys without certificates are dropped.
     fn keep(
         &mut self,
         disk: DiskId,
-        names: (NodeName, Role),
-        ticket: impl FnOnce(AdmissionPath, (NodeName, Role)) -> Ticket,
-    ) {
-        let Some(client) = self.client() else { return };
-        let path = client.peer().path();
+        ((node_name, role), (cluster, key_version)): ((NodeName, Role), (ClusterId, KeyVersion)),
+        (data_key, material): (&SealedSecret, Option<&SealedSecret>),
+        kubelet: Option<KubeletKeys>,
+    ) -> Option<()> {
+        let peer = self.client()?.peer();
+        let path = peer.path();
+        let unsealable = |error: SealError| report("ticket", &error);
+        let open = |sealed| self.sealing_key.open_data_key(sealed, peer.binding());
+        let data_key = open(data_key).map_err(unsealable).ok()?;
+        let open = |sealed| self.sealing_key.open_material(sealed, peer.binding());
+        let material = material.map(open).transpose().map_err(unsealable).ok()?;
         step("ticket")
             .with("path", path)
             .with("disk", disk)
-            .with("node_name", &names.0)
-            .with("role", names.1)
+            .with("node_name", &node_name)
+            .with("role", role)
             .end();
-        self.ticket = Some(ticket(path, names));
+        let kubelet_keys = kubelet.filter(|_| material.is_some());
+        self.ticket = Some(Ticket {
+            path,
+            cluster,
+            key_version,
+            node_name,
+            role,
+            data_key,
+            attachments: Attachments {
+                material,
+                kubelet_keys: kubelet_keys.map(|kubelet| kubelet.keys),
+            },
+        });
+        Some(())
     }
+}
 
-    /// A key that is sealed to another channel or process is no key; the server may do better.
-    fn open_key(&self, sealed: &SealedSecret) -> Option<DataKey> {
-        let binding = self.client()?.peer().binding();
-        let opened = self.sealing_key.open_data_key(sealed, binding);
-        opened
-            .map_err(|error: SealError| report("ticket", &error))
-            .ok()
-    }
+/// The name to ask certificates for, of a ticket that may lack them only because it was not asked
+/// for this one.
+fn uncertified<'a>(ticket: &'a RejoinTicket, asked: Option<&KubeletKeys>) -> Option<&'a NodeName> {
+    let name = &ticket.node_name;
+    let asked = asked.is_some_and(|kubelet| kubelet.name == *name);
+    (ticket.material.is_none() && !asked).then_some(name)
 }
 
 /// What a call that gave no answer means; without a session it was never made.
@@ -202,3 +279,6 @@ fn refused(error: &SessionError) -> Event {
 fn report(name: &str, error: &dyn std::error::Error) {
     step(name).with_text("error", &chain(error)).end();
 }
+
+#[cfg(test)]
+mod tests;

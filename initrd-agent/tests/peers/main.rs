@@ -243,18 +243,31 @@ fn pushes_of_foreigners_and_of_other_paths_are_dropped() {
 }
 
 #[test]
-fn a_node_that_joins_hears_no_push() {
+fn a_node_without_a_header_hears_an_init_and_no_recover() {
     let mut peers = peers();
     let port = peers.listen(0).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let pushing = thread::spawn(move || push(address, AdmissionPath::Recover, Verdict::Accept));
+    let pushing = thread::spawn(move || {
+        [
+            push(address, AdmissionPath::Recover, Verdict::Accept),
+            push(address, AdmissionPath::Init, Verdict::AcceptAsForeigner),
+            push(address, AdmissionPath::Init, Verdict::Accept),
+        ]
+    });
     let join = &[AdmissionPath::Join, AdmissionPath::Init];
-    let outcome = peers
-        .run(&mut Counted::default(), join, Duration::from_millis(500))
-        .unwrap();
-    assert!(matches!(outcome, Outcome::Elapsed));
-    drop(peers);
-    assert!(!pushing.join().unwrap());
+    let mut attester = Counted::default();
+    let outcome = peers.run(&mut attester, join, ENOUGH).unwrap();
+    let Outcome::Admitted(admitted) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(admitted.channel.peer().path(), AdmissionPath::Init);
+    assert_eq!(attester.0, 1, "no evidence for a push that proved nothing");
+    let mut stream = admitted.stream;
+    let (mut connection, _) = admitted.channel.into_parts();
+    while connection.wants_write() {
+        connection.write_tls(&mut stream).unwrap();
+    }
+    assert_eq!(pushing.join().unwrap(), [false, false, true]);
 }
 
 /// A push that is not heard must not keep the loop busy: a stranger could take the processor.
@@ -263,7 +276,7 @@ fn a_push_that_is_not_heard_costs_no_time() {
     let mut peers = peers();
     let port = peers.listen(0).unwrap();
     let _waiting = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let join = &[AdmissionPath::Join, AdmissionPath::Init];
+    let join = &[AdmissionPath::Join];
     let worked = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
     let before = worked();
     let outcome = peers

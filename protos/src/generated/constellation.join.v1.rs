@@ -6,6 +6,7 @@ pub struct RegisterDiskResponse {
     #[prost(string, tag = "1")]
     pub disk_uuid: ::prost::alloc::string::String,
 }
+/// On the init path the operator says name and role: the request has the disk and nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueJoinTicketRequest {
     #[prost(string, tag = "1")]
@@ -40,6 +41,12 @@ pub struct IssueJoinTicketResponse {
     /// docs/formats.md; absent outside Kubernetes
     #[prost(message, optional, tag = "4")]
     pub material: ::core::option::Option<SealedSecret>,
+    /// init only
+    #[prost(string, tag = "5")]
+    pub node_name: ::prost::alloc::string::String,
+    /// init only
+    #[prost(enumeration = "Role", tag = "6")]
+    pub role: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueRejoinTicketRequest {
@@ -48,7 +55,8 @@ pub struct IssueRejoinTicketRequest {
     /// from the cleartext of the header, a hint until the header opens
     #[prost(uint32, tag = "2")]
     pub key_version: u32,
-    /// as in IssueJoinTicketRequest
+    /// As in IssueJoinTicketRequest. The node may not know its name yet: requests for another one than
+    /// the recorded one are as good as none, and the call may be repeated.
     #[prost(message, optional, tag = "3")]
     pub certificate_requests: ::core::option::Option<CertificateRequests>,
 }

@@ -55,18 +55,55 @@ fn requests_survive_the_round_trip() {
 
 #[test]
 fn tickets_survive_the_round_trip() {
-    let ticket = JoinTicket {
-        cluster_id: ClusterId::from_bytes([3; 32]),
-        key_version: KeyVersion::FIRST,
-        data_key: sealed(),
-        material: Some(sealed()),
-    };
-    let message = join::IssueJoinTicketResponse::from(ticket.clone());
-    assert_eq!(JoinTicket::try_from(message), Ok(ticket));
+    let message = join::IssueJoinTicketResponse::from(join_ticket());
+    assert_eq!(JoinTicket::try_from(message), Ok(join_ticket()));
     let message = join::IssueRejoinTicketResponse::from(rejoin_ticket());
     assert_eq!(RejoinTicket::try_from(message), Ok(rejoin_ticket()));
     let message = join::RegisterDiskResponse::from(disk());
     assert_eq!(DiskId::try_from(message), Ok(disk()));
+}
+
+fn join_ticket() -> JoinTicket {
+    JoinTicket {
+        cluster_id: ClusterId::from_bytes([3; 32]),
+        key_version: KeyVersion::FIRST,
+        data_key: sealed(),
+        material: Some(sealed()),
+    }
+}
+
+#[test]
+fn an_init_asks_with_the_disk_alone_and_is_told_the_rest() {
+    let request = InitTicketRequest { disk: disk() };
+    let message = join::IssueJoinTicketRequest::from(request);
+    assert_eq!(InitTicketRequest::try_from(message), Ok(request));
+    let ticket = InitTicket {
+        ticket: join_ticket(),
+        node_name: "control-0".parse().unwrap(),
+        role: Role::ControlPlane,
+    };
+    let message = join::IssueJoinTicketResponse::from(ticket.clone());
+    assert_eq!(InitTicket::try_from(message), Ok(ticket));
+}
+
+/// Neither side takes an init for a join.
+#[test]
+fn an_init_is_no_join() {
+    let init = join::IssueJoinTicketRequest::from(InitTicketRequest { disk: disk() });
+    assert!(JoinTicketRequest::try_from(init).is_err());
+    let flaws: [fn(&mut join::IssueJoinTicketRequest); 4] = [
+        |request| request.disk_uuid.clear(),
+        |request| request.node_name.push('a'),
+        |request| request.role = 1,
+        |request| request.certificate_requests = Some(join::CertificateRequests::default()),
+    ];
+    for flaw in flaws {
+        let mut request = join::IssueJoinTicketRequest::from(InitTicketRequest { disk: disk() });
+        flaw(&mut request);
+        assert!(InitTicketRequest::try_from(request).is_err());
+    }
+    let joined = join::IssueJoinTicketResponse::from(join_ticket());
+    assert!(InitTicket::try_from(joined).is_err(), "no name, no role");
 }
 
 #[test]
