@@ -29,6 +29,7 @@ mod plan;
 mod record;
 mod refusal;
 mod request;
+mod serial;
 mod server;
 mod settle;
 mod store;
@@ -37,8 +38,9 @@ pub use plan::{ForeignAppraisal, Grant, Persisted, Plan, Release, Ticket};
 pub use record::{BootId, NodeRecord, RecordState, SealingKeyHash, Timestamp, TombstoneCause};
 pub use refusal::{Refusal, RefusalClass};
 pub use request::{Adoption, Context, OperatorAction, Peer, Request};
+pub use serial::{SerialRefusal, Version};
 pub use server::{Step, decide, operate};
-pub use settle::{Objects, Unsettled, settle};
+pub use settle::{Objects, Rounds, Unsettled, settle};
 pub use store::{
     BootClaim, Claim, ControlPlaneEntry, InitEntry, Key, Snapshot, Value, Write, WriteOutcome,
 };

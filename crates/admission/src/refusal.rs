@@ -118,6 +118,12 @@ pub enum Refusal {
         /// The one that counts.
         current: DiskId,
     },
+    /// Only the disk of a worker that was committed is retired with its node.
+    #[error("disk {disk}: not the disk of a committed worker, only `forget` frees its name")]
+    NotRetired {
+        /// The disk.
+        disk: DiskId,
+    },
     /// The call does not exist on the path that the hellos named.
     #[error("{request}: not on path {path}")]
     PathMismatch {
@@ -228,6 +234,7 @@ impl Refusal {
             Self::NeverCommitted { disk } => Check::new("record", "a committed disk", disk),
             Self::NoTicket { disk } => Check::new("boot-claim", "a ticket", disk),
             Self::NotCurrent { disk, current } => Check::new("current-disk", current, disk),
+            Self::NotRetired { disk } => Check::new("record", "a committed worker", disk),
             Self::NothingToRecover { disk } => Check::new("record", "a committed disk", disk),
             Self::PathMismatch { path, request } => Check::new("path", request, path),
             Self::RoleNotInImage { image, role } => Check::new("role", image, role),

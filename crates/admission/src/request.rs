@@ -117,6 +117,13 @@ pub enum OperatorAction {
         /// The new machine.
         attester: AttesterIdentity,
     },
+    /// The operator deleted the worker of this disk from the cluster: its id is dead, its name free.
+    /// Names the disk, so that it cannot hit whoever has the name by now. Done once, it changes
+    /// nothing more.
+    Retire {
+        /// The disk.
+        disk: DiskId,
+    },
 }
 
 /// The record of an adopted disk.
@@ -170,6 +177,7 @@ impl OperatorAction {
             Self::OpenControlPlane { .. } => "open-control-plane",
             Self::RecordBoot(_) => "record-boot",
             Self::Rebind { .. } => "rebind",
+            Self::Retire { .. } => "retire",
         }
     }
 }

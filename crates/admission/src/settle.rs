@@ -1,11 +1,53 @@
-//! The loop around a decision, for stores that hold still during it.
+//! The loop around a decision: once as rounds that a store drives, once whole for stores that hold
+//! still during it.
 
 use crate::{Key, Plan, Refusal, Snapshot, Step, Value, Write, WriteOutcome};
 use alloc::{boxed::Box, collections::BTreeMap};
 use core::convert::Infallible;
 
-/// Rounds of one decision. The longest has three; more than this is a bug.
+/// Rounds of one decision. The longest has three, and one more for each rival that changes an object
+/// in between; more than this is a bug.
 const MAX_ROUNDS: usize = 32;
+
+/// A decision under way. Whoever drives it answers [`Step::Read`] with [`Self::read`] and applies
+/// [`Step::Write`] up to the first conflict; [`Step::Ready`] ends it.
+#[derive(Debug)]
+pub struct Rounds<D> {
+    decide: D,
+    snapshot: Snapshot,
+    left: usize,
+}
+
+impl<D: Fn(&Snapshot) -> Result<Step, Refusal>> Rounds<D> {
+    /// Begins with nothing read.
+    pub const fn new(decide: D) -> Self {
+        Self {
+            decide,
+            snapshot: Snapshot::new(),
+            left: MAX_ROUNDS,
+        }
+    }
+
+    /// What to do next. After a write everything is read afresh.
+    ///
+    /// # Errors
+    /// When the core refuses, or the decision does not end.
+    pub fn step(&mut self) -> Result<Step, Refusal> {
+        self.left = self.left.checked_sub(1).ok_or_else(|| Refusal::StoreCorrupt {
+            key: "a decision that never ends".into(),
+        })?;
+        let step = (self.decide)(&self.snapshot)?;
+        if matches!(step, Step::Write(_)) {
+            self.snapshot = Snapshot::new();
+        }
+        Ok(step)
+    }
+
+    /// Adds what the store holds under `key`.
+    pub fn read(&mut self, key: Key, value: Option<Value>) {
+        self.snapshot.insert(key, value);
+    }
+}
 
 /// Objects that nobody else changes while a decision is made: a transaction, or a file under a lock.
 pub trait Objects {
@@ -43,25 +85,19 @@ pub fn settle<S: Objects>(
     objects: &mut S,
     decide: impl Fn(&Snapshot) -> Result<Step, Refusal>,
 ) -> Result<Box<Plan>, Unsettled<S::Error>> {
-    let mut snapshot = Snapshot::new();
-    for _ in 0..MAX_ROUNDS {
-        match decide(&snapshot).map_err(Unsettled::Refused)? {
+    let mut rounds = Rounds::new(decide);
+    loop {
+        match rounds.step().map_err(Unsettled::Refused)? {
             Step::Ready(plan) => return Ok(plan),
             Step::Read(keys) => {
                 for key in keys {
                     let value = objects.get(&key).map_err(Unsettled::Store)?;
-                    snapshot.insert(key, value);
+                    rounds.read(key, value);
                 }
             }
-            Step::Write(writes) => {
-                apply(objects, writes).map_err(Unsettled::Store)?;
-                snapshot = Snapshot::new();
-            }
+            Step::Write(writes) => apply(objects, writes).map_err(Unsettled::Store)?,
         }
     }
-    Err(Unsettled::Refused(Refusal::StoreCorrupt {
-        key: "a decision that never ends".into(),
-    }))
 }
 
 /// Applies writes up to the first conflict, which the next round decides about.

@@ -42,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["evidence", "identity", "secret", "state-disk", "tpm"],
     ),
     ("hand-off", &["evidence", "identity"]),
+    ("kube-store", &["admission", "hand-off", "identity"]),
     ("service-runtime", &["audit", "secret-file"]),
     (
         "initrd-agent",

@@ -44,6 +44,7 @@ pub(super) fn operate(
         OperatorAction::Rebind { disk, attester } => {
             Some(desk.rebind(*disk, *attester, &mut writes)?)
         }
+        OperatorAction::Retire { disk } => Some(desk.retire(*disk, &mut writes)?),
     };
     if let Some(record) = record {
         event.node = Some(record.node);
@@ -252,6 +253,28 @@ impl Operator<'_> {
             ..stored.clone()
         };
         writes.record(Some(stored), record.clone());
+        Ok(record)
+    }
+
+    /// A control-plane name is freed by `forget` alone, and a disk that was never committed has no
+    /// node that could have been deleted.
+    fn retire(&self, disk: DiskId, writes: &mut Writes) -> Result<NodeRecord, Halt> {
+        let stored = self.snapshot.record(disk)?;
+        let record = stored.ok_or(Refusal::UnknownDisk { disk })?;
+        let state = match (record.state, record.role) {
+            (RecordState::Tombstone(_), _) => record.state,
+            (RecordState::Active, Role::Worker) => {
+                RecordState::Tombstone(TombstoneCause::Forgotten)
+            }
+            (RecordState::Active | RecordState::Issued, _) => {
+                return Err(Refusal::NotRetired { disk }.into());
+            }
+        };
+        let record = NodeRecord {
+            state,
+            ..record.clone()
+        };
+        writes.record(stored, record.clone());
         Ok(record)
     }
 

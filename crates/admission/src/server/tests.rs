@@ -414,6 +414,36 @@ fn roles_come_from_image_and_operator() {
     assert_eq!(store.ask(&control_plane, &request).unwrap_err(), closed);
 }
 
+/// The node was deleted from the cluster. A later disk of the same name must not die in its place.
+#[test]
+fn a_deleted_worker_is_retired_with_its_disk_and_no_other() {
+    let retire = |disk| OperatorAction::Retire { disk };
+    let mut store = Store::joined(&peer(1, 1, Join), D1);
+    drop(store.act(&retire(D1)).unwrap());
+    let state = RecordState::Tombstone(TombstoneCause::Forgotten);
+    assert_eq!(store.record(D1).state, state);
+    let second = peer(2, 2, Join);
+    drop(store.ask(&second, &join(D2, "worker-0")).unwrap());
+    assert_eq!(
+        store.act(&retire(D2)),
+        Err(Refusal::NotRetired { disk: D2 })
+    );
+    drop(store.ask(&second, &commit(D2, 1)).unwrap());
+    drop(store.act(&retire(D1)).unwrap());
+    assert_eq!(store.record(D2).state, RecordState::Active);
+    assert_eq!(
+        store.act(&retire(D3)),
+        Err(Refusal::UnknownDisk { disk: D3 })
+    );
+    if let Some(Value::Record(record)) = store.0.get_mut(&Key::Record(D2)) {
+        record.role = Role::ControlPlane;
+    }
+    assert_eq!(
+        store.act(&retire(D2)),
+        Err(Refusal::NotRetired { disk: D2 })
+    );
+}
+
 #[test]
 fn forget_then_join_as_new() {
     let mut store = Store::joined(&peer(1, 1, Join), D1);
