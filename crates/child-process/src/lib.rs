@@ -2,7 +2,8 @@
 //!
 //! Three nets: `Drop` kills the whole process group; the kernel kills the child when the thread
 //! that started it ends, however it ends (`setpriv --pdeathsig`, so that no `unsafe` is needed);
-//! and an own process group keeps a terminal's Ctrl-C from reaching the child first.
+//! and an own process group keeps a terminal's Ctrl-C from reaching the child first. A child that
+//! outlives the thread, but never the program, is started by [`Process::spawn_lasting`].
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +11,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -68,6 +71,19 @@ impl Process {
         Self::start(name, command, log)
     }
 
+    /// Like [`Process::spawn`], from a thread that lives as long as this program: for a child that
+    /// several tests share, each of which has a thread of its own.
+    pub fn spawn_lasting(name: &str, command: Command, log: &Path) -> Result<Self> {
+        let (name, log) = (name.to_owned(), log.to_owned());
+        let (sender, started) = mpsc::channel();
+        let job = move || drop(sender.send(Self::spawn(&name, command, &log)));
+        // If the thread is gone, the job is dropped, and the answer's other end with it.
+        drop(lasting_thread().send(Box::new(job)));
+        started
+            .recv()
+            .context("the thread that starts processes is gone")?
+    }
+
     /// Like [`Process::spawn`], but standard output stays a pipe for [`Process::take_stdout`].
     pub fn spawn_piped(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         command.stdout(Stdio::piped()).stderr(log_file(log)?);
@@ -119,7 +135,7 @@ impl Process {
                     self.log.display()
                 );
             }
-            std::thread::sleep(POLL);
+            thread::sleep(POLL);
         }
     }
 
@@ -154,6 +170,19 @@ impl Drop for Process {
     }
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that does jobs until the program ends.
+fn lasting_thread() -> mpsc::Sender<Job> {
+    static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let jobs = JOBS.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        thread::spawn(move || jobs.into_iter().for_each(|job| job()));
+        sender
+    });
+    jobs.clone()
+}
+
 fn log_file(path: &Path) -> Result<File> {
     File::options()
         .create(true)
@@ -177,7 +206,7 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
             match std::fs::read(format!("/proc/{id}/cmdline")) {
-                Ok(line) if !line.is_empty() => std::thread::sleep(POLL),
+                Ok(line) if !line.is_empty() => thread::sleep(POLL),
                 _ => return true,
             }
         }
@@ -197,12 +226,12 @@ mod tests {
     fn a_leaked_process_dies_with_the_thread_that_started_it() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let id = std::thread::spawn(move || {
+        let id = thread::spawn(move || {
             let process = sleeper(&log);
             // Wait for setpriv to have armed the signal and become `sleep`.
             let comm = format!("/proc/{}/comm", process.id());
             while std::fs::read_to_string(&comm).unwrap().trim() != "sleep" {
-                std::thread::sleep(POLL);
+                thread::sleep(POLL);
             }
             let id = process.id();
             std::mem::forget(process);
@@ -210,6 +239,23 @@ mod tests {
         })
         .join()
         .unwrap();
+        assert!(gone(id));
+    }
+
+    #[test]
+    fn a_lasting_process_stays_when_the_thread_that_asked_for_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut process = thread::spawn(move || {
+            let mut command = contained("sleep");
+            command.arg("1000");
+            Process::spawn_lasting("sleep", command, &log).unwrap()
+        })
+        .join()
+        .unwrap();
+        assert!(process.wait(Duration::from_millis(200)).is_err());
+        let id = process.id();
+        drop(process);
         assert!(gone(id));
     }
 
