@@ -6,15 +6,14 @@
 use crate::exit::{ExitReason, Failure, exits};
 use api::Class;
 use attested_tls::{ActivatedSecret, Attestation, EvidenceRequest};
-use evidence::{AttesterClaim, Evidence, EvidenceKind, SnpVtpmEvidence};
+use evidence::EvidenceKind;
 use platform::{
-    sev_guest::{self, SevGuest, SevGuestError},
-    tpm::{self, HclAttester, TpmAttester, TpmError, VtpmAttester},
+    attester::{Devices, EvidenceError},
+    sev_guest::SevGuestError,
+    tpm::TpmError,
 };
-use std::path::Path;
 
-/// PCR of the latch: not resettable, zero until the disk is unlocked.
-const LATCH: u32 = 15;
+pub use platform::attester::{Attester, Latch};
 
 /// What makes evidence when a session asks for it.
 pub trait Attest {
@@ -25,127 +24,40 @@ pub trait Attest {
     fn attest(&mut self, request: &EvidenceRequest) -> Result<Attestation, AttestError>;
 }
 
-/// The attester of this machine.
-#[derive(Debug)]
-pub enum Attester {
-    /// A guest under Azure's paravisor.
-    AzureSevSnp(HclAttester),
-    /// A bare SEV-SNP guest.
-    SevSnp(SevGuest),
-    /// A SEV-SNP guest with a vTPM beside it.
-    SevSnpVtpm(SevGuest, VtpmAttester),
-    /// A machine with a TPM.
-    Tpm(TpmAttester),
+/// Opens this machine's devices of `kind`.
+///
+/// # Errors
+/// [`ExitReason::Attester`].
+pub fn open(kind: EvidenceKind) -> Result<Attester, Failure> {
+    Attester::open(kind, &Devices::default()).map_err(exits(ExitReason::Attester))
 }
 
-/// Where PCR 15 is what keeps a second key from this boot, and where the server does it alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Latch {
-    /// PCR 15 is extended.
-    Extended,
-    /// There is no PCR that a verifier believes; the server gives one release to one boot.
-    Server,
-}
-
-impl Attester {
-    /// Opens the devices of `kind`.
-    ///
-    /// # Errors
-    /// [`ExitReason::Attester`].
-    pub fn open(kind: EvidenceKind) -> Result<Self, Failure> {
-        match kind {
-            EvidenceKind::AzureSevSnp => HclAttester::open(Path::new(tpm::DEVICE_PATH))
-                .map(Self::AzureSevSnp)
-                .map_err(exits(ExitReason::Attester)),
-            EvidenceKind::SevSnp => open_guest().map(Self::SevSnp),
-            EvidenceKind::SevSnpVtpm => Ok(Self::SevSnpVtpm(
-                open_guest()?,
-                VtpmAttester::open(Path::new(tpm::DEVICE_PATH))
-                    .map_err(exits(ExitReason::Attester))?,
-            )),
-            EvidenceKind::Tpm => TpmAttester::open(Path::new(tpm::DEVICE_PATH))
-                .map(Self::Tpm)
-                .map_err(exits(ExitReason::Attester)),
-        }
-    }
-
-    /// What this attester claims to be.
-    #[must_use]
-    pub fn claim(&self) -> AttesterClaim {
-        match self {
-            Self::AzureSevSnp(_) => AttesterClaim::AzureSevSnp,
-            Self::SevSnp(_) => AttesterClaim::SevSnp,
-            Self::SevSnpVtpm(_, vtpm) => AttesterClaim::SevSnpVtpm {
-                ak_public: vtpm.ak_public().to_vec(),
-            },
-            Self::Tpm(tpm) => AttesterClaim::Tpm(tpm.identity().clone()),
-        }
-    }
-
-    /// Extends the latch, where there is one: from here on no key is released to this boot.
-    ///
-    /// # Errors
-    /// [`ExitReason::Latch`].
-    pub fn latch(&mut self, digest: &[u8; 32]) -> Result<Latch, Failure> {
-        let extended = match self {
-            Self::AzureSevSnp(hcl) => hcl.extend(LATCH, digest),
-            Self::SevSnp(_) | Self::SevSnpVtpm(..) => return Ok(Latch::Server),
-            Self::Tpm(tpm) => tpm.extend(LATCH, digest),
-        };
-        extended
-            .map(|()| Latch::Extended)
-            .map_err(exits(ExitReason::Latch))
-    }
+/// Extends the latch, where there is one: from here on no key is released to this boot.
+///
+/// # Errors
+/// [`ExitReason::Latch`].
+pub fn latch(attester: &mut Attester, digest: &[u8; 32]) -> Result<Latch, Failure> {
+    attester.latch(digest).map_err(exits(ExitReason::Latch))
 }
 
 impl Attest for Attester {
     fn attest(&mut self, request: &EvidenceRequest) -> Result<Attestation, AttestError> {
-        let qualifying_data = request.binding.qualifying_data();
-        let evidence = match self {
-            Self::AzureSevSnp(hcl) => Evidence::AzureSevSnp(
-                hcl.attest(&qualifying_data, &request.pcrs)
-                    .map_err(AttestError::Quote)?,
-            ),
-            Self::SevSnp(guest) => Evidence::SevSnp(guest.report(&request.binding)?),
-            Self::SevSnpVtpm(guest, vtpm) => Evidence::SevSnpVtpm(SnpVtpmEvidence {
-                snp: guest.report(&request.binding)?,
-                quote: vtpm
-                    .quote(&qualifying_data, &request.pcrs)
-                    .map_err(AttestError::Quote)?,
-            }),
-            Self::Tpm(tpm) => return attest_tpm(tpm, request),
-        };
+        let challenge = request.challenge.as_ref();
+        if self.kind().needs_challenge() && challenge.is_none() {
+            return Err(AttestError::NoChallenge);
+        }
+        let attested = self.evidence(&request.binding, &request.pcrs, challenge)?;
+        let activated = attested.activated.map(|secret| {
+            ActivatedSecret::try_fill(|bytes| {
+                bytes.copy_from_slice(secret.as_slice());
+                Ok::<_, AttestError>(())
+            })
+        });
         Ok(Attestation {
-            activated: None,
-            evidence,
+            activated: activated.transpose()?,
+            evidence: attested.evidence,
         })
     }
-}
-
-fn open_guest() -> Result<SevGuest, Failure> {
-    SevGuest::open(Path::new(sev_guest::DEVICE_PATH)).map_err(exits(ExitReason::Attester))
-}
-
-fn attest_tpm(
-    tpm: &mut TpmAttester,
-    request: &EvidenceRequest,
-) -> Result<Attestation, AttestError> {
-    let challenge = request.challenge.as_ref();
-    let secret = tpm
-        .activate(challenge.ok_or(AttestError::NoChallenge)?)
-        .map_err(AttestError::Activate)?;
-    let activated = ActivatedSecret::try_fill(|bytes| {
-        bytes.copy_from_slice(secret.as_slice());
-        Ok::<_, AttestError>(())
-    })?;
-    let quote = tpm
-        .quote(&request.binding.qualifying_data(), &request.pcrs)
-        .map_err(AttestError::Quote)?;
-    Ok(Attestation {
-        activated: Some(activated),
-        evidence: Evidence::Tpm(quote),
-    })
 }
 
 /// No evidence for this session.
@@ -158,6 +70,9 @@ pub enum AttestError {
     /// There is no challenge, and the kind needs one.
     #[error("internal: challenge missing")]
     NoChallenge,
+    /// There is a challenge, and the kind takes none.
+    #[error("internal: challenge for evidence that takes none")]
+    Unchallenged,
     /// The quote failed.
     #[error("quote")]
     Quote(#[source] TpmError),
@@ -170,15 +85,28 @@ pub enum AttestError {
     ),
 }
 
+impl From<EvidenceError> for AttestError {
+    fn from(error: EvidenceError) -> Self {
+        match error {
+            EvidenceError::Activate(error) => Self::Activate(error),
+            EvidenceError::Quote(error) => Self::Quote(error),
+            EvidenceError::Report(error) => Self::Report(error),
+            _ => Self::Unchallenged,
+        }
+    }
+}
+
 impl AttestError {
     /// Whose fault it is, as far as the session needs to know.
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
             Self::Activate(TpmError::Refused { .. }) => Class::Malformed,
-            Self::Activate(_) | Self::NoChallenge | Self::Quote(_) | Self::Report(_) => {
-                Class::Internal
-            }
+            Self::Activate(_)
+            | Self::NoChallenge
+            | Self::Quote(_)
+            | Self::Report(_)
+            | Self::Unchallenged => Class::Internal,
         }
     }
 
@@ -187,7 +115,7 @@ impl AttestError {
     #[must_use]
     pub const fn exit_reason(&self) -> Option<ExitReason> {
         match self {
-            Self::Activate(_) | Self::NoChallenge | Self::Quote(_) => None,
+            Self::Activate(_) | Self::NoChallenge | Self::Quote(_) | Self::Unchallenged => None,
             Self::Report(error) => Some(match error {
                 SevGuestError::Firmware { .. } | SevGuestError::Request { .. } => {
                     ExitReason::EvidenceRefused

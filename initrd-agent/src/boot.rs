@@ -1,7 +1,7 @@
 //! The nine steps from the kernel to the verified root's init (docs/agent.md).
 
 use crate::{
-    attest::Attester,
+    attest::{self, Attester},
     cmdline::CommandLine,
     console::{self, step},
     exit::{Action, ExitReason, Failure, exits},
@@ -120,7 +120,7 @@ fn mount_root(line: &CommandLine, mapper: &DeviceMapper) -> Result<(), Failure> 
 }
 
 fn open_attester(line: &CommandLine) -> Result<Attester, Failure> {
-    let attester = Attester::open(line.evidence)?;
+    let attester = attest::open(line.evidence)?;
     step("attester").with("kind", line.evidence).end();
     Ok(attester)
 }

@@ -10,7 +10,7 @@ use attested_tls::EvidenceRequest;
 use evidence::{AdmissionPath, AttesterClaim, Binding, Channel, Evidence, EvidenceKind, Side};
 use initrd_agent::{
     ExitReason,
-    attest::{Attest, AttestError, Attester, Latch},
+    attest::{Attest, AttestError, Attester, Latch, latch},
 };
 use platform::{
     sev_guest::{SevGuest, SevGuestError},
@@ -84,7 +84,7 @@ fn under_azures_paravisor_the_quote_is_bound_and_the_latch_holds() {
         evidence.quote.pcrs[&15]
     };
     assert_eq!(pcr_15(&mut attester), [0; 32]);
-    assert_eq!(attester.latch(&[2; 32]).unwrap(), Latch::Extended);
+    assert_eq!(latch(&mut attester, &[2; 32]).unwrap(), Latch::Extended);
     assert_ne!(pcr_15(&mut attester), [0; 32]);
 }
 
@@ -98,7 +98,7 @@ fn a_tpm_needs_its_challenge_and_latches() {
         attester.attest(&request()),
         Err(AttestError::NoChallenge)
     ));
-    assert_eq!(attester.latch(&[2; 32]).unwrap(), Latch::Extended);
+    assert_eq!(latch(&mut attester, &[2; 32]).unwrap(), Latch::Extended);
 }
 
 /// What the host may reset is no latch, so it is left alone: the server keeps count.
@@ -110,7 +110,7 @@ fn a_vtpm_beside_the_guest_is_claimed_and_never_latched() {
     Public::parse(&ak_public).unwrap();
     let mut attester = Attester::SevSnpVtpm(no_guest(), vtpm);
     assert_eq!(attester.claim(), AttesterClaim::SevSnpVtpm { ak_public });
-    assert_eq!(attester.latch(&[2; 32]).unwrap(), Latch::Server);
+    assert_eq!(latch(&mut attester, &[2; 32]).unwrap(), Latch::Server);
     // Its report failed, so there is nothing: the quote alone is no evidence.
     assert_eq!(exit_reason(&mut attester), ExitReason::EvidenceRefused);
     drop(attester);
@@ -123,7 +123,7 @@ fn a_vtpm_beside_the_guest_is_claimed_and_never_latched() {
 fn a_bare_guest_without_firmware_ends_its_boot() {
     let mut attester = Attester::SevSnp(no_guest());
     assert_eq!(attester.claim(), AttesterClaim::SevSnp);
-    assert_eq!(attester.latch(&[2; 32]).unwrap(), Latch::Server);
+    assert_eq!(latch(&mut attester, &[2; 32]).unwrap(), Latch::Server);
     assert_eq!(exit_reason(&mut attester), ExitReason::EvidenceRefused);
 }
 

@@ -5,6 +5,7 @@
 //! This is the one crate with `unsafe`.
 //!
 //! * [`find`] names the disks, [`block`] reads and writes them, [`integrity`] is the state disk.
+//! * [`attester`] makes evidence of the kind that the machine has, from [`tpm`] and [`sev_guest`].
 //! * [`verity`] maps the verified root, [`mkfs`] runs its `mke2fs`, [`switch_root`] hands over.
 #![allow(
     unsafe_code,
@@ -44,3 +45,5 @@ pub mod net;
 pub mod tpm;
 
 pub mod sev_guest;
+
+pub mod attester;

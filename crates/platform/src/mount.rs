@@ -69,7 +69,9 @@ const READ_AHEAD: u32 = 128;
 pub fn mount_state(device: &MappedDevice, target: &Path) -> Result<(), MountError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     // Without barriers an fsync would promise what a power cut takes back; errors stop writing.
-    let options = c"barrier=1,errors=remount-ro";
+    // The kernel reads one block further ahead in an inode table than inodes were ever used
+    // (`__ext4_get_inode_loc`), which may be a block that nobody has written and no tag is valid for.
+    let options = c"barrier=1,errors=remount-ro,inode_readahead_blks=0";
     mount(&device.node(), target, "ext4", (flags, options))?;
     set_read_ahead(device.number(), READ_AHEAD).map_err(MountError::ReadAhead)
 }

@@ -1,8 +1,8 @@
 //! The SNP firmware through `/dev/sev-guest`: a report of this guest, and the certificates that the
 //! host hands out beside it.
 //!
-//! [`SevGuest`] asks for one thing only, the extended report over a channel's binding at VMPL 0, so
-//! it signs nothing that a caller chose. The answer is the firmware's through the kernel; the length
+//! [`SevGuest`] asks for one thing only, the extended report over the binding of a channel or of a
+//! statement at VMPL 0, so it signs nothing that a caller chose. The answer is the firmware's through the kernel; the length
 //! of the certificates and their bytes are the host's. Here they get a length and nothing else:
 //! whether a report deserves trust is the verifier's question.
 //!
@@ -18,7 +18,7 @@ pub use child::ChildError;
 
 use abi::Call;
 use answer::{Answer, Step};
-use evidence::{Binding, SnpEvidence};
+use evidence::{Bound, SnpEvidence};
 use rustix::fs::{Mode, OFlags};
 use std::{
     fs::File,
@@ -128,13 +128,13 @@ impl SevGuest {
             })
     }
 
-    /// A report whose `REPORT_DATA` is `binding`, at VMPL 0, with the host's certificate table.
+    /// A report whose `REPORT_DATA` is `bound`, at VMPL 0, with the host's certificate table.
     ///
     /// # Errors
     /// [`SevGuestError`]; a busy host has been asked again by then.
-    pub fn report(&mut self, binding: &Binding) -> Result<SnpEvidence, SevGuestError> {
+    pub fn report(&mut self, bound: &impl Bound) -> Result<SnpEvidence, SevGuestError> {
         collect(LIMITS, |room, deadline| {
-            let mut call = Call::new(binding.as_bytes(), room);
+            let mut call = Call::new(bound.report_data(), room);
             let mut frame = vec![0; Call::frame_len(room)];
             let perform = |device: BorrowedFd<'_>, pipe: BorrowedFd<'_>| call.perform(device, pipe);
             // SAFETY: `Call::perform` only makes system calls, on memory that exists by now.

@@ -8,6 +8,7 @@
 //! hardware or from a host's vTPM, so they are parsed like any foreign bytes. Whether this TPM
 //! deserves trust is the verifier's question, never asked here.
 
+mod device;
 mod hcl;
 mod quoter;
 mod vtpm;
@@ -21,13 +22,14 @@ use crate::random::{self, RandomError};
 use commands::{Handle, Tpm};
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
 use quoter::Quoter;
-use std::{io, path::Path};
+use std::io;
 use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet};
 use zeroize::Zeroizing;
 
+pub use device::{MalformedDevice, TpmDevice};
 pub use event_log::{EVENT_LOG_PATH, read_event_log};
 pub use hcl::HclAttester;
-pub use transport::{DEVICE_PATH, DeviceFile, Transport};
+pub use transport::{DEVICE_PATH, DeviceFile, Socket, Transport};
 pub use vtpm::VtpmAttester;
 
 /// NV index and persistent handle of an endorsement key (EK Credential Profile 2.5, section 2.2.1.4;
@@ -114,12 +116,12 @@ pub struct TpmAttester {
 }
 
 impl TpmAttester {
-    /// Opens the kernel's resource-managed TPM and makes the attestation key.
+    /// Opens the TPM and makes the attestation key.
     ///
     /// # Errors
     /// If the device does not open or a command fails.
-    pub fn open(path: &Path) -> Result<Self, TpmError> {
-        Self::start(open(path)?, read_event_log(Path::new(EVENT_LOG_PATH)))
+    pub fn open(device: &TpmDevice) -> Result<Self, TpmError> {
+        Self::start(device.open()?, device.event_log())
     }
 
     /// The same over any transport, with a given event log.
@@ -195,16 +197,6 @@ impl Drop for TpmAttester {
     /// three slots in all.
     fn drop(&mut self) {
         flush(&mut self.quoter.tpm, self.ek);
-    }
-}
-
-fn open(path: &Path) -> Result<Box<dyn Transport>, TpmError> {
-    match DeviceFile::open(path) {
-        Ok(device) => Ok(Box::new(device)),
-        Err(source) => Err(TpmError::Open {
-            path: path.display().to_string(),
-            source,
-        }),
     }
 }
 

@@ -597,11 +597,13 @@ fn a_response_cut_anywhere_is_an_error() {
 
 #[test]
 fn a_device_that_does_not_exist_is_named() {
-    let error = TpmAttester::open(std::path::Path::new("/nonexistent/tpm")).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot open TPM device `/nonexistent/tpm`"
-    );
+    for place in ["/nonexistent/tpm", "unix:/nonexistent/socket"] {
+        let error = TpmAttester::open(&place.parse().unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot open TPM device `{place}`")
+        );
+    }
 }
 
 #[test]

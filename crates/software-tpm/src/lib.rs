@@ -151,6 +151,15 @@ impl SoftwareTpm {
         UnixStream::connect(&path).map(Connection)
     }
 
+    /// The socket that takes commands, once it is there.
+    ///
+    /// # Errors
+    /// If it does not appear within five seconds.
+    pub fn socket(&self) -> io::Result<PathBuf> {
+        // Nothing is sent, so nothing is left behind.
+        self.connect().map(|_| socket(&self.dir))
+    }
+
     fn stop(&mut self) {
         // Both fail only when the process is gone already, which is what is wanted.
         drop(self.child.kill());

@@ -1,6 +1,9 @@
 use super::*;
-use platform::sev_guest::{ChildError, MalformedAnswer};
-use std::{error::Error, io, time::Duration};
+use platform::{
+    sev_guest::{self, ChildError, MalformedAnswer},
+    tpm,
+};
+use std::{error::Error, io, path::Path, time::Duration};
 
 fn exit_code(error: SevGuestError) -> u8 {
     let error = AttestError::from(error);
@@ -55,7 +58,7 @@ fn a_kind_without_its_device_opens_nothing_else() {
             eprintln!("skipped: {device} is there");
             continue;
         }
-        let failure = Attester::open(kind).unwrap_err();
+        let failure = open(kind).unwrap_err();
         assert_eq!(failure.reason, ExitReason::Attester);
         let text = failure.cause.to_string();
         assert!(text.contains(device), "{kind}: {text}");

@@ -2,7 +2,7 @@
 
 use super::{exits, step};
 use crate::{
-    attest::{Attester, Latch},
+    attest::{self, Attester, Latch},
     exit::{ExitReason, Failure},
 };
 use admission::node::{DiskState, Slot};
@@ -172,7 +172,7 @@ impl Machine<'_> {
 
     /// Latches, where this kind of evidence has a latch: from here on no key is released to this boot.
     pub(super) fn latch(&mut self, cluster: &ClusterId) -> Result<Latch, Failure> {
-        self.attester.latch(cluster.as_bytes())
+        attest::latch(self.attester, cluster.as_bytes())
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use evidence::AdmissionPath;
 use guest_attester::Boot;
 use owner::OwnerFingerprint;
-use platform::tpm::{DEVICE_PATH, DeviceFile, TpmAttester, Transport as _};
+use platform::tpm::{DEVICE_PATH, DeviceFile, TpmAttester, TpmDevice, Transport as _};
 
 /// `TPM2_PCR_Reset` of PCR 15 with an empty password (Part 3, section 22.8).
 const RESET_PCR_15: [u8; 27] = [
@@ -40,7 +40,7 @@ fn reset_latch() -> io::Result<u32> {
 
 /// Attests once more; how it ends.
 fn request(address: SocketAddr, path: AdmissionPath) -> Result<String, Box<dyn Error>> {
-    let tpm = TpmAttester::open(Path::new(DEVICE_PATH))?;
+    let tpm = TpmAttester::open(&TpmDevice::default())?;
     let mut boot = Boot::new(tpm, owner()?)?;
     Ok(match boot.dial(address, path) {
         Ok(_) => "accepted".to_owned(),

@@ -3,7 +3,7 @@ use super::{
     answer::{Answer, MAX_CERTIFICATES, MalformedAnswer, REPORT_LEN},
     *,
 };
-use evidence::{Channel, Side};
+use evidence::{Binding, Channel, Side};
 use std::{cell::Cell, collections::VecDeque};
 
 const BUSY: u64 = 2 << 32;

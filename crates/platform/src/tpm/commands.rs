@@ -23,6 +23,14 @@ const SESSION_POLICY: u8 = 1;
 /// `TPM_HT_TRANSIENT` in the first byte of a handle (Part 2, section 7.2).
 const TRANSIENT: u32 = 0x80;
 
+/// `TPM_CAP_HANDLES` (Part 2, section 6.12), and the first handle of each type: `TPM_HT_TRANSIENT`,
+/// `TPM_HT_LOADED_SESSION` (Part 2, sections 7.2 and 7.5).
+const CAP_HANDLES: u32 = 1;
+const TRANSIENT_FIRST: u32 = TRANSIENT << 24;
+const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
+/// More than any TPM loads at a time.
+const MAX_HANDLES: u32 = 64;
+
 /// The most bytes one `TPM2_NV_Read` returns everywhere.
 const NV_CHUNK: u16 = 1024;
 /// The largest NV index read; certificates are about 1 KiB, an HCL report is 2600 bytes.
@@ -60,6 +68,42 @@ impl fmt::Debug for Tpm {
 impl Tpm {
     pub(super) fn new(transport: Box<dyn Transport>) -> Self {
         Self { transport }
+    }
+
+    pub(super) fn into_transport(self) -> Box<dyn Transport> {
+        self.transport
+    }
+
+    /// Flushes every object and session that is loaded: without a resource manager they are what a user
+    /// before us left behind when it was killed.
+    pub(super) fn flush_all(&mut self) -> Result<(), TpmError> {
+        for first in [TRANSIENT_FIRST, LOADED_SESSION_FIRST] {
+            for handle in self.handles(first)? {
+                self.flush_context(handle)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `TPM2_GetCapability` of the handles from `first` on, of the same type. A TPM without a resource
+    /// manager has a handful.
+    fn handles(&mut self, first: u32) -> Result<Vec<Handle>, TpmError> {
+        Command::new("TPM2_GetCapability", 0x17a)
+            .u32(CAP_HANDLES)
+            .u32(first)
+            .u32(MAX_HANDLES)
+            .run(&mut *self.transport)?
+            .parse(|reader| {
+                reader.take("moreData, capability", 5)?;
+                let malformed = reader.malformed("handles.count");
+                let count = reader.u32("handles.count")?;
+                if count > MAX_HANDLES {
+                    return Err(malformed);
+                }
+                (0..count)
+                    .map(|_| reader.u32("handle").map(Handle))
+                    .collect()
+            })
     }
 
     /// `TPM2_CreatePrimary` under the endorsement hierarchy; gives the handle and the `TPMT_PUBLIC`.

@@ -6,15 +6,13 @@
 //! Microsoft's own reader, crate `az-cvm-vtpm`.)
 
 use super::{
-    EVENT_LOG_PATH, TpmError,
+    TpmError,
     commands::{Handle, OWNER, Tpm},
-    open,
+    device::TpmDevice,
     quoter::Quoter,
-    read_event_log,
     transport::Transport,
 };
 use evidence::AzureSnpEvidence;
-use std::path::Path;
 
 /// Where the paravisor leaves the HCL report; the owner, with an empty password, may read it.
 const REPORT: Handle = Handle(0x0140_0001);
@@ -31,12 +29,12 @@ pub struct HclAttester {
 }
 
 impl HclAttester {
-    /// Opens the kernel's resource-managed TPM and reads the report.
+    /// Opens the TPM and reads the report.
     ///
     /// # Errors
     /// If the device does not open, there is no report or no key, or a command fails.
-    pub fn open(path: &Path) -> Result<Self, TpmError> {
-        Self::start(open(path)?, read_event_log(Path::new(EVENT_LOG_PATH)))
+    pub fn open(device: &TpmDevice) -> Result<Self, TpmError> {
+        Self::start(device.open()?, device.event_log())
     }
 
     /// The same over any transport, with a given event log.

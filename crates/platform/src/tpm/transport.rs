@@ -1,5 +1,6 @@
 //! How bytes get to a TPM and back.
 
+use super::device::malformed_frame;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
@@ -8,7 +9,9 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read, Write},
+    os::unix::net::UnixStream,
     path::Path,
+    time::Duration,
 };
 
 /// The TPM behind the kernel's resource manager.
@@ -22,7 +25,10 @@ const TIMEOUT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Exchanges one command for one response. The only production transport is [`DeviceFile`].
+/// Length of a response's header: tag, size, code (Part 1, section 18).
+const HEADER: usize = 10;
+
+/// Exchanges one command for one response.
 pub trait Transport: Send {
     /// Sends a whole command and returns the whole response, at most 4096 bytes.
     ///
@@ -60,6 +66,41 @@ impl Transport for DeviceFile {
         let mut response = vec![0; MAX_RESPONSE];
         let len = self.0.read(&mut response)?;
         response.truncate(len);
+        Ok(response)
+    }
+}
+
+/// A TPM behind a Unix socket. Commands and responses follow each other without any frame.
+#[derive(Debug)]
+pub struct Socket(UnixStream);
+
+impl Socket {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        let timeout = Duration::from_secs(TIMEOUT.tv_sec.unsigned_abs());
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(Self(stream))
+    }
+}
+
+impl Transport for Socket {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.write_all(command)?;
+        let mut response = vec![0; HEADER];
+        self.0.read_exact(&mut response)?;
+        let [_, _, size @ .., _, _, _, _] = response.as_slice() else {
+            return Err(malformed_frame());
+        };
+        let size = size.try_into().map(u32::from_be_bytes).ok();
+        let size = size.and_then(|size| usize::try_from(size).ok());
+        let size = size.filter(|size| (HEADER..=MAX_RESPONSE).contains(size));
+        response.resize(size.ok_or_else(malformed_frame)?, 0);
+        self.0.read_exact(&mut response[HEADER..])?;
         Ok(response)
     }
 }

@@ -1,8 +1,9 @@
 //! A vTPM that the host runs beside a confidential guest.
 
-use super::{TpmError, commands::Tpm, create_ak, open, quoter::Quoter, transport::Transport};
+use super::{
+    TpmError, commands::Tpm, create_ak, device::TpmDevice, quoter::Quoter, transport::Transport,
+};
 use evidence::TpmEvidence;
-use std::path::Path;
 use tpm::EkKind;
 
 /// A vTPM with an attestation key made for this process. Nothing vouches for the key: what it quotes
@@ -14,12 +15,12 @@ pub struct VtpmAttester {
 }
 
 impl VtpmAttester {
-    /// Opens the kernel's resource-managed TPM and makes the attestation key.
+    /// Opens the TPM and makes the attestation key.
     ///
     /// # Errors
     /// If the device does not open or a command fails.
-    pub fn open(path: &Path) -> Result<Self, TpmError> {
-        Self::start(open(path)?)
+    pub fn open(device: &TpmDevice) -> Result<Self, TpmError> {
+        Self::start(device.open()?)
     }
 
     /// The same over any transport.
