@@ -189,6 +189,12 @@ pub fn write_credential(
     write_new(path, &plaintext(kind, secret))
 }
 
+/// What [`write_credential`] writes, for a Secret of Kubernetes.
+#[must_use]
+pub fn encode_credential(kind: SecretKind, secret: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    plaintext(kind, secret)
+}
+
 /// Decrypts a secret file and hands the 32 bytes to `take`.
 ///
 /// # Errors
@@ -335,6 +341,8 @@ mod tests {
             read_credential(&path, SecretKind::MasterSecret, to_vec).unwrap(),
             [9; 32]
         );
+        let encoded = encode_credential(SecretKind::MasterSecret, &[9; 32]);
+        assert_eq!(fs::read(&path).unwrap(), *encoded);
         assert!(read_credential(&path, SecretKind::OwnerKey, to_vec).is_err());
         for bad in [
             &b""[..],

@@ -43,6 +43,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("hand-off", &["evidence", "identity"]),
     ("kube-store", &["admission", "hand-off", "identity"]),
+    (
+        "manifests",
+        &["hand-off", "identity", "key-hierarchy", "secret", "secret-file"],
+    ),
     ("service-runtime", &["audit", "secret-file"]),
     (
         "initrd-agent",
@@ -99,6 +103,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "audit",
             "endorsements",
             "evidence",
+            "hand-off",
             "identity",
             "key-hierarchy",
             "measure",
