@@ -136,23 +136,33 @@ impl atls::Attester {
     /// # Errors
     /// [`Malformed`].
     pub fn parse_claim(self) -> Result<AttesterClaim, Malformed> {
-        const AK: &str = "hello.vtpm_ak_public";
-        let kind = parse_kind("hello.offered", self.offered)?;
-        if kind != EvidenceKind::Tpm {
-            absent("hello.tpm", self.tpm.is_none())?;
-        }
-        if kind != EvidenceKind::SevSnpVtpm {
-            absent(AK, self.vtpm_ak_public.is_empty())?;
-        }
-        Ok(match kind {
-            EvidenceKind::AzureSevSnp => AttesterClaim::AzureSevSnp,
-            EvidenceKind::SevSnp => AttesterClaim::SevSnp,
-            EvidenceKind::SevSnpVtpm => AttesterClaim::SevSnpVtpm {
-                ak_public: filled(AK, self.vtpm_ak_public)?,
-            },
-            EvidenceKind::Tpm => AttesterClaim::Tpm(required("hello.tpm", self.tpm)?.try_into()?),
-        })
+        parse_claim(self.offered, self.tpm, self.vtpm_ak_public)
     }
+}
+
+/// A claim from exactly the fields of its kind.
+pub(crate) fn parse_claim(
+    kind: i32,
+    tpm: Option<atls::TpmIdentity>,
+    vtpm_ak_public: Vec<u8>,
+) -> Result<AttesterClaim, Malformed> {
+    const TPM: &str = "claim.tpm";
+    const AK: &str = "claim.vtpm_ak_public";
+    let kind = parse_kind("claim.kind", kind)?;
+    if kind != EvidenceKind::Tpm {
+        absent(TPM, tpm.is_none())?;
+    }
+    if kind != EvidenceKind::SevSnpVtpm {
+        absent(AK, vtpm_ak_public.is_empty())?;
+    }
+    Ok(match kind {
+        EvidenceKind::AzureSevSnp => AttesterClaim::AzureSevSnp,
+        EvidenceKind::SevSnp => AttesterClaim::SevSnp,
+        EvidenceKind::SevSnpVtpm => AttesterClaim::SevSnpVtpm {
+            ak_public: filled(AK, vtpm_ak_public)?,
+        },
+        EvidenceKind::Tpm => AttesterClaim::Tpm(required(TPM, tpm)?.try_into()?),
+    })
 }
 
 impl From<Requirement> for atls::Requirement {

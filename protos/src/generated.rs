@@ -33,3 +33,8 @@ pub mod join {
 pub mod key {
     include!("generated/constellation.key.v1.rs");
 }
+
+/// The verification service's interface.
+pub mod verify {
+    include!("generated/constellation.verify.v1.rs");
+}

@@ -10,12 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "admin.proto",
     "atls.proto",
     "bootstrap.proto",
     "join.proto",
     "key.proto",
+    "verify.proto",
 ];
 
 /// Messages with a secret in them: `api` writes their `Debug` by hand.
@@ -46,30 +47,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
+/// The package whose messages others use, and where they find them.
+const SHARED: (&str, &str) = (".constellation.atls.v1", "crate::atls");
+
 fn generate(sources: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let descriptors = protox::compile(SOURCES, [sources])?;
-    let stubs = tonic_prost_build::configure()
-        .build_transport(false)
-        .client_mod_attribute(".", "#[cfg(feature = \"tonic\")]")
-        .server_mod_attribute(".", "#[cfg(feature = \"tonic\")]");
-    let requests = descriptors
-        .file
-        .into_iter()
-        .map(|file| {
-            (
-                prost_build::Module::from_protobuf_package_name(file.package()),
-                file,
-            )
-        })
-        .collect();
-    let modules = prost_build::Config::new()
-        .skip_debug(WITHOUT_DEBUG)
-        .service_generator(stubs.service_generator())
-        .generate(requests)?;
-    Ok(modules
-        .into_iter()
-        .map(|(module, code)| (module.to_file_name_or("root"), code))
-        .collect())
+    let mut elsewhere = prost_build::Config::new();
+    elsewhere.extern_path(SHARED.0, SHARED.1);
+    let mut generated = BTreeMap::new();
+    // A package that is somewhere else is not generated, so each run gives what the other leaves out.
+    for (mut config, shared) in [(elsewhere, false), (prost_build::Config::new(), true)] {
+        let stubs = tonic_prost_build::configure()
+            .build_transport(false)
+            .client_mod_attribute(".", "#[cfg(feature = \"tonic\")]")
+            .server_mod_attribute(".", "#[cfg(feature = \"tonic\")]");
+        let module = prost_build::Module::from_protobuf_package_name;
+        let files = descriptors.file.iter().cloned();
+        let requests = files.map(|file| (module(file.package()), file)).collect();
+        let modules = config
+            .skip_debug(WITHOUT_DEBUG)
+            .service_generator(stubs.service_generator())
+            .generate(requests)?;
+        let of_this_run = modules
+            .into_iter()
+            .filter(|(found, _)| (*found == module(SHARED.0.trim_start_matches('.'))) == shared);
+        generated.extend(of_this_run.map(|(module, code)| (module.to_file_name_or("root"), code)));
+    }
+    Ok(generated)
 }
 
 fn compare(folder: &Path, generated: &BTreeMap<String, String>) -> anyhow::Result<()> {
