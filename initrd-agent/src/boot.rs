@@ -7,7 +7,7 @@ use crate::{
     exit::{Action, ExitReason, Failure, exits},
     network::Guide,
     peers::{PUSH_PORT, Peers},
-    unlock::{Machine, Unlock, disk_reason},
+    unlock::{Machine, MappedDisk, Unlock, disk_reason},
 };
 use attested_tls::{AttesterTerms, SealingKey, TlsEnd};
 use platform::{
@@ -147,7 +147,7 @@ fn unlock(
     line: &CommandLine,
     mapper: &DeviceMapper,
     disk: &StateDisk,
-    (attester, guide): (&mut Attester, Guide),
+    (attester, mut guide): (&mut Attester, Guide),
 ) -> Result<(), Failure> {
     let sealing_key = SealingKey::generate().map_err(exits(ExitReason::Panic))?;
     let end = TlsEnd::generate().map_err(exits(ExitReason::Panic))?;
@@ -161,11 +161,15 @@ fn unlock(
         .listen(PUSH_PORT)
         .map_err(exits(ExitReason::Network))?;
     step("listening").with("port", port).end();
-    let machine = Machine {
+    let disk = MappedDisk {
         mapper,
         root: Path::new(ROOT),
         disk,
-        attester,
     };
-    Unlock::new(machine, guide, peers, sealing_key).run(Path::new(hand_off::FOLDER))
+    let machine = Machine {
+        disk: &disk,
+        attester,
+        way: &mut guide,
+    };
+    Unlock::new(machine, peers, sealing_key).run(Path::new(hand_off::FOLDER))
 }

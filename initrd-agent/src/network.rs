@@ -6,6 +6,7 @@ use crate::{
     endpoints::Endpoint,
     exit::{ExitReason, Failure, chain, exits},
     hints::{FW_CFG, Hints, HintsError, METADATA_URL, fetch, read_fw_cfg},
+    unlock::Way,
 };
 use platform::net::{Backoff, Network, NetworkError, configure};
 use platform::random;
@@ -64,39 +65,6 @@ impl Guide {
         })
     }
 
-    /// The hints known now.
-    #[must_use]
-    pub const fn hints(&self) -> &Hints {
-        &self.hints
-    }
-
-    /// The addresses to dial now, and how long they are good for. Reads the hints again while
-    /// something is missing, and renews the lease when it is half over.
-    ///
-    /// # Errors
-    /// Only without random bytes.
-    pub fn addresses(&mut self, needs_name: bool) -> Result<(Vec<SocketAddr>, Duration), Failure> {
-        self.renew_lease();
-        if self.lacks(needs_name) {
-            self.hints = read_hints();
-        }
-        let addresses = match self.lacks(needs_name) {
-            true => Vec::new(),
-            false => self.look_up(),
-        };
-        let named = !needs_name || self.hints.node_name.is_some();
-        step("round")
-            .with("endpoints", self.hints.endpoints.len())
-            .with("addresses", addresses.len())
-            .with("node_name", if named { "known" } else { "missing" })
-            .end();
-        if addresses.is_empty() {
-            return Ok((addresses, pause(&mut self.backoff)?));
-        }
-        self.backoff.reset();
-        Ok((addresses, REFRESH))
-    }
-
     const fn lacks(&self, needs_name: bool) -> bool {
         self.hints.endpoints.is_empty() || (needs_name && self.hints.node_name.is_none())
     }
@@ -127,6 +95,35 @@ impl Guide {
             Err(error) => step("network").with_text("error", &chain(&error)).end(),
         }
         self.renew_at = renew_at(&self.network);
+    }
+}
+
+impl Way for Guide {
+    fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Also renews the lease when it is half over. Fails only without random bytes.
+    fn addresses(&mut self, needs_name: bool) -> Result<(Vec<SocketAddr>, Duration), Failure> {
+        self.renew_lease();
+        if self.lacks(needs_name) {
+            self.hints = read_hints();
+        }
+        let addresses = match self.lacks(needs_name) {
+            true => Vec::new(),
+            false => self.look_up(),
+        };
+        let named = !needs_name || self.hints.node_name.is_some();
+        step("round")
+            .with("endpoints", self.hints.endpoints.len())
+            .with("addresses", addresses.len())
+            .with("node_name", if named { "known" } else { "missing" })
+            .end();
+        if addresses.is_empty() {
+            return Ok((addresses, pause(&mut self.backoff)?));
+        }
+        self.backoff.reset();
+        Ok((addresses, REFRESH))
     }
 }
 

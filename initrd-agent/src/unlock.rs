@@ -6,34 +6,112 @@
 mod disk;
 mod session;
 
-pub use disk::Machine;
+pub use disk::MappedDisk;
 pub(crate) use disk::disk_reason;
 
 use crate::{
-    attest::Latch,
+    attest::{self, Attester, Latch},
     calls,
     console::step,
     exit::{ExitReason, Failure, chain, exits},
-    network::Guide,
+    hints::Hints,
     peers::Peers,
 };
-use admission::node::{self, Action, Event, Exit, Node};
+use admission::node::{self, Action, DiskState, Event, Exit, Node, Slot};
 use attested_tls::{RpcClient, SealingKey};
 use evidence::AdmissionPath;
 use hand_off::{Attachments, HandOff};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
-use secret::DataKey;
-use state_disk::Header;
+use secret::{DataKey, VolumeKeys};
+use state_disk::{DmParameters, Header, IntegritySuperblock, Opened};
 use std::{
+    fmt::Debug,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// A state disk as an admission uses it. All that it shows before a key opens its header is the host's
+/// word.
+pub trait Disk: Debug {
+    /// What the slots claim, before there is a key.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn inspect(&self) -> Result<DiskState, Failure>;
+
+    /// Zeroes both slots.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn wipe(&self) -> Result<(), Failure>;
+
+    /// Makes mapping and file system with new volume keys; the header slots are zero before and
+    /// after.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn format(&self, disk: &DiskId) -> Result<Made, Failure>;
+
+    /// The newest header for `disk` that opens under `key`; the disk is read again, because the
+    /// host may have changed it since.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn open_header(&self, disk: &DiskId, key: &DataKey) -> Result<Option<Opened>, Failure>;
+
+    /// Seals a header into a slot, durably.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn write_header(&self, slot: Slot, header: &Header, key: &DataKey) -> Result<(), Failure>;
+
+    /// Maps the disk as its header says, live tables compared; gives where it is.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn map(&self, header: &Header) -> Result<PathBuf, Failure>;
+}
+
+/// What formatting made, for the header.
+#[derive(Debug)]
+pub struct Made {
+    /// The volume keys.
+    pub volume_keys: VolumeKeys,
+    /// The parameters of the mapping.
+    pub parameters: DmParameters,
+    /// The superblock that the kernel wrote.
+    pub superblock: IntegritySuperblock,
+}
+
+/// The way to whoever admits. All of it is the host's word.
+pub trait Way: Debug {
+    /// The hints known now.
+    fn hints(&self) -> &Hints;
+
+    /// The addresses to dial now, and how long they are good for. Reads the hints again while
+    /// something is missing.
+    ///
+    /// # Errors
+    /// The row of the exit table.
+    fn addresses(&mut self, needs_name: bool) -> Result<(Vec<SocketAddr>, Duration), Failure>;
+}
+
+/// What this boot is admitted with.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// The state disk.
+    pub disk: &'a dyn Disk,
+    /// What attests for this machine.
+    pub attester: &'a mut Attester,
+    /// How to find who admits it.
+    pub way: &'a mut dyn Way,
+}
 
 /// What a boot needs to be admitted.
 #[derive(Debug)]
 pub struct Unlock<'a> {
     machine: Machine<'a>,
-    guide: Guide,
     peers: Peers,
     sealing_key: SealingKey,
     session: Option<Session>,
@@ -71,15 +149,9 @@ struct Missing(&'static str);
 impl<'a> Unlock<'a> {
     /// Nothing asked yet.
     #[must_use]
-    pub const fn new(
-        machine: Machine<'a>,
-        guide: Guide,
-        peers: Peers,
-        sealing_key: SealingKey,
-    ) -> Self {
+    pub const fn new(machine: Machine<'a>, peers: Peers, sealing_key: SealingKey) -> Self {
         Self {
             machine,
-            guide,
             peers,
             sealing_key,
             session: None,
@@ -95,7 +167,7 @@ impl<'a> Unlock<'a> {
     /// # Errors
     /// The row of the exit table that ends this boot.
     pub fn run(mut self, folder: &Path) -> Result<(), Failure> {
-        let start = self.machine.inspect()?;
+        let start = self.machine.disk.inspect()?;
         let (mut node, mut action) = Node::start(start);
         loop {
             let event = match action {
@@ -119,7 +191,7 @@ impl<'a> Unlock<'a> {
             Action::OpenHeader { disk } => self.open_header(disk),
             Action::WriteSlot { slot, generation } => self.write_slot(slot, generation),
             Action::Commit { disk, generation } => self.commit(disk, generation),
-            Action::Wipe => self.machine.wipe().map(|()| Event::Wiped),
+            Action::Wipe => self.machine.disk.wipe().map(|()| Event::Wiped),
             Action::Map => self.map(),
             Action::Latch => self.latch(),
             Action::HandOff => self.write_hand_off(folder),
@@ -137,7 +209,7 @@ impl<'a> Unlock<'a> {
 
     fn format(&mut self, disk: DiskId) -> Result<Event, Failure> {
         let ticket = self.ticket()?;
-        let made = self.machine.format(&disk)?;
+        let made = self.machine.disk.format(&disk)?;
         self.header = Some(Header {
             disk,
             key_version: ticket.key_version,
@@ -155,7 +227,7 @@ impl<'a> Unlock<'a> {
 
     fn open_header(&mut self, disk: DiskId) -> Result<Event, Failure> {
         let ticket = self.ticket()?;
-        let Some(opened) = self.machine.open_header(&disk, &ticket.data_key)? else {
+        let Some(opened) = self.machine.disk.open_header(&disk, &ticket.data_key)? else {
             step("header").with("opens", "no").end();
             return Ok(Event::NothingOpens);
         };
@@ -174,14 +246,16 @@ impl<'a> Unlock<'a> {
         Ok(event)
     }
 
-    fn write_slot(&mut self, slot: node::Slot, generation: Generation) -> Result<Event, Failure> {
+    fn write_slot(&mut self, slot: Slot, generation: Generation) -> Result<Event, Failure> {
         let missing = |what| exits(ExitReason::Panic)(Missing(what));
         let ticket = self.ticket.as_ref().ok_or_else(|| missing("ticket"))?;
         let header = self.header.as_mut().ok_or_else(|| missing("header"))?;
         header.generation = generation;
         // Whoever lets this node in on another path says by it that its init is over.
         header.init_unfinished = ticket.path == AdmissionPath::Init;
-        self.machine.write_header(slot, header, &ticket.data_key)?;
+        self.machine
+            .disk
+            .write_header(slot, header, &ticket.data_key)?;
         step("header")
             .with("written", format!("{slot:?}"))
             .with("generation", generation)
@@ -194,7 +268,7 @@ impl<'a> Unlock<'a> {
         let missing = |what| exits(ExitReason::Panic)(Missing(what));
         let header = self.header.take().ok_or_else(|| missing("header"))?;
         let ticket = self.ticket.take().ok_or_else(|| missing("ticket"))?;
-        let device = self.machine.map(&header)?;
+        let device = self.machine.disk.map(&header)?;
         let hand_off = HandOff {
             version: 1,
             path: ticket.path,
@@ -215,7 +289,7 @@ impl<'a> Unlock<'a> {
         let (hand_off, _) =
             hand_off.ok_or_else(|| exits(ExitReason::Panic)(Missing("hand-off")))?;
         let cluster = hand_off.cluster_id;
-        let latch = match self.machine.latch(&cluster)? {
+        let latch = match attest::latch(self.machine.attester, cluster.as_bytes())? {
             Latch::Extended => "pcr-15",
             Latch::Server => "none",
         };

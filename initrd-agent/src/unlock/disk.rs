@@ -1,12 +1,9 @@
-//! The part of an admission that touches this machine: state disk, mappings, latch.
+//! The state disk of a whole machine: a block device under dm-integrity and dm-crypt.
 
-use super::{exits, step};
-use crate::{
-    attest::{self, Attester, Latch},
-    exit::{ExitReason, Failure},
-};
+use super::{Disk, Made, exits, step};
+use crate::exit::{ExitReason, Failure};
 use admission::node::{DiskState, Slot};
-use identity::{ClusterId, DiskId};
+use identity::DiskId;
 use platform::{
     dm::{DeviceMapper, DmError},
     integrity::{StateDisk, StateDiskError, Volume},
@@ -14,35 +11,22 @@ use platform::{
     random,
 };
 use secret::{DataKey, VolumeKeys};
-use state_disk::{
-    DmParameters, Header, InspectError, Inspection, IntegritySuperblock, OpenError, Opened,
-    SLOT_LEN, SlotIndex,
-};
+use state_disk::{Header, InspectError, Inspection, OpenError, Opened, SLOT_LEN, SlotIndex};
 use std::path::{Path, PathBuf};
 
-/// The devices of this machine.
+/// The state disk of this machine, and what it takes to map it.
 #[derive(Debug)]
-pub struct Machine<'a> {
+pub struct MappedDisk<'a> {
     /// The device mapper.
     pub mapper: &'a DeviceMapper,
     /// Where the verified root is mounted; its `mke2fs` makes the state file system.
     pub root: &'a Path,
     /// The state disk.
     pub disk: &'a StateDisk,
-    /// What attests for it.
-    pub attester: &'a mut Attester,
 }
 
-/// What formatting made, for the header.
-pub(super) struct Made {
-    pub(super) volume_keys: VolumeKeys,
-    pub(super) parameters: DmParameters,
-    pub(super) superblock: IntegritySuperblock,
-}
-
-impl Machine<'_> {
-    /// What the slots claim, before there is a key.
-    pub(super) fn inspect(&self) -> Result<DiskState, Failure> {
+impl Disk for MappedDisk<'_> {
+    fn inspect(&self) -> Result<DiskState, Failure> {
         let state = match self.disk.inspect() {
             Ok(Inspection::Blank) => DiskState::Blank,
             Ok(Inspection::Sealed(sealed)) => {
@@ -72,8 +56,7 @@ impl Machine<'_> {
         Ok(state)
     }
 
-    /// Zeroes both slots.
-    pub(super) fn wipe(&self) -> Result<(), Failure> {
+    fn wipe(&self) -> Result<(), Failure> {
         for slot in [SlotIndex::First, SlotIndex::Second] {
             let written = self.disk.write_slot(slot, &[0; SLOT_LEN]);
             written.map_err(exits(ExitReason::StateDiskFailed))?;
@@ -82,9 +65,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Makes mapping and file system with new volume keys; the header slots are zero before and
-    /// after.
-    pub(super) fn format(&self, disk: &DiskId) -> Result<Made, Failure> {
+    fn format(&self, disk: &DiskId) -> Result<Made, Failure> {
         self.wipe()?;
         let formatted = self
             .disk
@@ -116,13 +97,7 @@ impl Machine<'_> {
         Ok(made)
     }
 
-    /// The newest header for `disk` that opens under `key`; the disk is read again, because the
-    /// host may have changed it since.
-    pub(super) fn open_header(
-        &self,
-        disk: &DiskId,
-        key: &DataKey,
-    ) -> Result<Option<Opened>, Failure> {
+    fn open_header(&self, disk: &DiskId, key: &DataKey) -> Result<Option<Opened>, Failure> {
         let sealed = match self.disk.inspect() {
             Ok(Inspection::Sealed(sealed)) => sealed,
             Ok(Inspection::Blank) | Err(StateDiskError::Inspect(_)) => return Ok(None),
@@ -141,13 +116,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Seals a header into a slot, durably.
-    pub(super) fn write_header(
-        &self,
-        slot: Slot,
-        header: &Header,
-        key: &DataKey,
-    ) -> Result<(), Failure> {
+    fn write_header(&self, slot: Slot, header: &Header, key: &DataKey) -> Result<(), Failure> {
         let nonce = random::array().map_err(exits(ExitReason::StateDiskFailed))?;
         let sealed = header
             .seal(key, nonce)
@@ -157,8 +126,7 @@ impl Machine<'_> {
             .map_err(exits(ExitReason::StateDiskFailed))
     }
 
-    /// Maps the disk as its header says, live tables compared.
-    pub(super) fn map(&self, header: &Header) -> Result<PathBuf, Failure> {
+    fn map(&self, header: &Header) -> Result<PathBuf, Failure> {
         let volume = Volume {
             disk: &header.disk,
             keys: &header.volume_keys,
@@ -168,11 +136,6 @@ impl Machine<'_> {
         let mapped = self.disk.activate(self.mapper, volume);
         let mapped = mapped.map_err(|error| exits(disk_reason(&error))(error))?;
         Ok(mapped.link())
-    }
-
-    /// Latches, where this kind of evidence has a latch: from here on no key is released to this boot.
-    pub(super) fn latch(&mut self, cluster: &ClusterId) -> Result<Latch, Failure> {
-        attest::latch(self.attester, cluster.as_bytes())
     }
 }
 

@@ -30,7 +30,7 @@ impl Unlock<'_> {
         }
         let joins = paths.contains(&AdmissionPath::Join);
         loop {
-            let (addresses, good_for) = self.guide.addresses(joins)?;
+            let (addresses, good_for) = self.machine.way.addresses(joins)?;
             self.peers.dial(&addresses);
             let outcome = self
                 .peers
@@ -72,7 +72,7 @@ impl Unlock<'_> {
         if self.path() == Some(AdmissionPath::Init) {
             return Ok(self.init_ticket(disk));
         }
-        let hints = self.guide.hints();
+        let hints = self.machine.way.hints();
         let Some(node_name) = hints.node_name.clone() else {
             // Hints are only ever read again while the name is missing.
             return Err(exits(ExitReason::Panic)(super::Missing("node name")));
@@ -134,7 +134,7 @@ impl Unlock<'_> {
         key_version: KeyVersion,
     ) -> Result<Event, Failure> {
         let pulled = self.path() == Some(AdmissionPath::Rejoin);
-        let hinted = self.guide.hints().node_name.clone();
+        let hinted = self.machine.way.hints().node_name.clone();
         let mut kubelet = hinted
             .filter(|_| pulled)
             .map(|name| self.kubelet_keys(&name))
