@@ -11,7 +11,7 @@ finish() {
 }
 state=/var/lib/constellation
 say "start hand_off=$(busybox test -f /run/constellation/handoff.json && busybox echo yes || busybox echo no)"
-busybox mount -t ext4 -o noatime /dev/mapper/constellation-state "$state" || finish mount-failed
+busybox mount -t ext4 -o noatime,inode_readahead_blks=0 /dev/mapper/constellation-state "$state" || finish mount-failed
 # Reads of the bare device were not to run ahead into sectors that nobody wrote; a file system's may.
 device=$(busybox readlink -f /dev/mapper/constellation-state)
 busybox echo 128 >"/sys/block/${device##*/}/queue/read_ahead_kb"
