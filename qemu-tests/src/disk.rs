@@ -1,12 +1,14 @@
 //! Disks of a virtual machine.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use crate::process::run;
 
@@ -110,17 +112,18 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether nothing but zeros is on the disk.
+    /// Whether nothing but zeros is on the disk. What was never written is not read: it is zero.
     pub fn is_blank(&self) -> Result<bool> {
-        let mut file = File::open(&self.path)?;
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut chunk)? {
-                0 => return Ok(true),
-                count if chunk.iter().take(count).any(|byte| *byte != 0) => return Ok(false),
-                _ => {}
+        let file = File::open(&self.path)?;
+        let mut at = 0;
+        while let Some(start) = seek_to(&file, SeekFrom::Data(at))? {
+            let end = seek_to(&file, SeekFrom::Hole(start))?.context("data without an end")?;
+            if !is_zero(&file, start, end)? {
+                return Ok(false);
             }
+            at = end;
         }
+        Ok(true)
     }
 
     /// The file behind the disk.
@@ -141,6 +144,33 @@ impl Disk {
             escape(&self.path)
         )
     }
+}
+
+/// A place in a sparse file; none beyond the last data.
+fn seek_to(file: &File, place: SeekFrom) -> Result<Option<u64>> {
+    match seek(file, place) {
+        Ok(offset) => Ok(Some(offset)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error).context("look for data in a disk's file"),
+    }
+}
+
+/// Whether a part of a file is all zero.
+fn is_zero(file: &File, start: u64, end: u64) -> io::Result<bool> {
+    static ZERO: [u8; 1 << 16] = [0; 1 << 16];
+    let mut chunk = ZERO;
+    let mut at = start;
+    while at < end {
+        let length = usize::try_from(end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let (read, zero) = (&mut chunk[..length], &ZERO[..length]);
+        file.read_exact_at(read, at)?;
+        // Slices are compared as a whole: byte by byte takes a minute a disk without optimization.
+        if read != zero {
+            return Ok(false);
+        }
+        at += length as u64;
+    }
+    Ok(true)
 }
 
 /// QEMU's option parser takes a doubled comma for a comma.

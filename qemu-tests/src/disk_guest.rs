@@ -15,9 +15,7 @@ use crate::disk::Disk;
 use crate::image::Image;
 use crate::machine::{Boot, Machine, MachineConfig};
 use crate::process::run;
-use crate::workspace::{Workspace, target_dir};
-
-const MUSL: &str = "x86_64-unknown-linux-musl";
+use crate::workspace::Workspace;
 
 /// The longest boot fills a file system on a busy machine.
 const BOOT: Duration = Duration::from_secs(180);
@@ -51,7 +49,7 @@ pub struct DiskReport {
 }
 
 impl DiskGuest {
-    /// Builds the program, and the initial RAM disk in the workspace.
+    /// Makes the initial RAM disk in the workspace.
     pub fn build(workspace: &Workspace) -> Result<Self> {
         Self::build_on(workspace, Image::of("release")?)
     }
@@ -61,7 +59,8 @@ impl DiskGuest {
         let mut initrd = fs::read(image.initrd())?;
         // An archive after another one starts at a multiple of four bytes.
         initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(archive("disk-test", &program()?)?);
+        let program = Image::of("test")?.disk_test();
+        initrd.extend(archive("disk-test", &program).context("hint: `make image`")?);
         let path = workspace.file("disk-test.cpio");
         fs::write(&path, initrd).with_context(|| format!("write {}", path.display()))?;
         Ok(Self {
@@ -178,17 +177,6 @@ fn agent(initrd: &Path) -> Result<Vec<u8>> {
         initrd.display()
     );
     Ok(output.stdout)
-}
-
-/// Builds `disk-test` for the initial RAM disk.
-fn program() -> Result<PathBuf> {
-    // By its name, so that rustup takes the toolchain of this workspace.
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(""));
-    cargo.args(["build", "--quiet", "--release", "--target", MUSL]);
-    cargo.args(["-p", "platform", "--example", "disk-test", "--target-dir"]);
-    run(cargo.arg(target_dir()))?;
-    Ok(target_dir().join(MUSL).join("release/examples/disk-test"))
 }
 
 /// A cpio archive of one program.

@@ -37,6 +37,7 @@ pub fn firmware_event_log(accelerator: Accelerator) -> Result<PathBuf> {
     let lines = probe(&workspace, accelerator, boot)?;
     let log = event_log(&lines)?;
     fs::write(&path, log)?;
+    workspace.passed()?;
     Ok(path)
 }
 
@@ -51,6 +52,7 @@ pub fn direct_boot_pcrs(accelerator: Accelerator) -> Result<Value> {
     let boot = Image::of("probe")?.direct("")?;
     let measurements = pcrs(&probe(&workspace, accelerator, boot)?)?;
     fs::write(&path, measurements.to_string())?;
+    workspace.passed()?;
     Ok(measurements)
 }
 

@@ -79,6 +79,12 @@ impl Image {
         self.dir.join("snp-request")
     }
 
+    /// The static program that knows the state disk, for an initial RAM disk; beside the test image
+    /// only.
+    pub fn disk_test(&self) -> PathBuf {
+        self.dir.join("disk-test")
+    }
+
     /// The archive with a test init that provides `/dev/sev-guest`; beside the test image only.
     pub fn snp_device(&self) -> PathBuf {
         self.dir.join("snp-device.cpio")

@@ -23,6 +23,7 @@ mod disk_guest;
 mod golden;
 mod gpt;
 mod image;
+mod lent;
 mod machine;
 mod metadata;
 mod nbd;

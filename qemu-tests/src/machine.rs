@@ -91,7 +91,8 @@ pub struct Machine {
     push_port: u16,
     _tpm: Option<PoweredTpm>,
     _files: TempDir,
-    _slot: MachineSlot,
+    /// None once the machine is off: what follows it in the same test may need the slot.
+    slot: Option<MachineSlot>,
 }
 
 impl MachineConfig {
@@ -152,7 +153,7 @@ impl MachineConfig {
             push_port,
             _tpm: tpm,
             _files: files,
-            _slot: slot,
+            slot: Some(slot),
         };
         if self.link_down {
             machine.qmp.set_link(false)?;
@@ -198,7 +199,9 @@ impl Machine {
 
     /// Ends the machine as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()
+        self.process.kill()?;
+        self.slot = None;
+        Ok(())
     }
 
     /// QEMU's exit status once the machine is off.
@@ -210,6 +213,7 @@ impl Machine {
     pub fn wait_off(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.console.wait_closed(timeout)?;
         let status = self.process.wait(timeout)?;
+        self.slot = None;
         anyhow::ensure!(
             status.success(),
             "QEMU ended with {status}; log: {}",

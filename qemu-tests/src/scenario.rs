@@ -87,7 +87,7 @@ impl Scenario {
     fn prepare(tier: &str, name: &str) -> Result<Self> {
         let workspace = Workspace::create(&format!("{tier}-{name}"))?;
         let image = Image::of("test")?;
-        let site = Site::create(&workspace)?;
+        let site = Site::borrow(&workspace)?;
         let owner = format!("constellation.owner={}", site.owner);
         Ok(Self {
             boot: image.direct(&owner)?,
@@ -122,6 +122,12 @@ impl Scenario {
         machine.expect_exit(&[exit::REFUSED])?;
         let line = self.site.join_service.expect_log(position, words, LOG);
         line.with_context(|| format!("refusal of {} in boot {boot}", node.name))
+    }
+
+    /// The last word of a scenario that went well: see [`Workspace::passed`].
+    pub fn passed(mut self) -> Result<()> {
+        self.site.kill()?;
+        self.workspace.passed()
     }
 }
 

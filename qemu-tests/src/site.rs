@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cli::{Cli, Documents};
+use crate::lent::{self, LentOwner};
 use crate::machine::GUEST_JOIN_SERVICE;
 use crate::service::Service;
 use crate::swtpm::TpmAuthority;
@@ -17,6 +18,9 @@ use crate::workspace::{Workspace, free_port};
 
 /// What every policy must list at least (`docs/formats.md`).
 pub(crate) const PCRS: [u32; 10] = [0, 2, 3, 4, 7, 9, 11, 12, 13, 15];
+
+/// The folder of a workspace's first installation.
+const SITE: &str = "site";
 
 /// An installation.
 #[derive(Debug)]
@@ -34,25 +38,40 @@ pub struct Site {
     dir: PathBuf,
     run: TempDir,
     join_port: u16,
+    /// None if the owner was made for this installation.
+    _lent: Option<LentOwner>,
 }
 
 impl Site {
     /// Makes an owner, the secrets, the services' certificates and configurations. Nothing runs
     /// yet: the join service needs a policy and reference values first.
     pub fn create(workspace: &Workspace) -> Result<Self> {
-        Self::create_in(workspace, "site")
+        let cli = Cli::new(&owner_dir(workspace, SITE)?)?;
+        let owner = lent::make(&cli)?;
+        Self::of(workspace, SITE, cli, owner, None)
+    }
+
+    /// The same with an owner and secrets that were made before; no other installation has them at
+    /// the same time.
+    pub fn borrow(workspace: &Workspace) -> Result<Self> {
+        Self::borrow_in(workspace, SITE)
     }
 
     /// The same in a subfolder of this name, for a second, foreign installation.
-    pub fn create_in(workspace: &Workspace, name: &str) -> Result<Self> {
+    pub fn borrow_in(workspace: &Workspace, name: &str) -> Result<Self> {
+        let cli = Cli::new(&owner_dir(workspace, name)?)?;
+        let (lent, owner) = lent::borrow(&cli)?;
+        Self::of(workspace, name, cli, owner, Some(lent))
+    }
+
+    fn of(
+        workspace: &Workspace,
+        name: &str,
+        cli: Cli,
+        owner: String,
+        lent: Option<LentOwner>,
+    ) -> Result<Self> {
         let dir = workspace.subdir(name)?;
-        let cli = Cli::new(&dir.join("owner"))?;
-        let owner = cli.owner_new()?;
-        let owner = owner["fingerprint"]
-            .as_str()
-            .context("`owner new` names no fingerprint")?;
-        cli.owner_certify()?;
-        cli.keys_new()?;
         cli.pki_new(&dir.join("pki"))?;
         for service in ["key-service", "join-service"] {
             cli.keys_audit(&dir.join(format!("{service}-audit-key")))?;
@@ -65,11 +84,11 @@ impl Site {
         let cluster: Value = serde_json::from_str(&cluster)?;
         let config = layout.key_service(&cluster)?;
         let key_service = Service::new("key-service", &dir, &config, layout.key_admin)?;
-        let config = layout.join_service(owner, &cluster);
+        let config = layout.join_service(&owner, &cluster);
         let join_service = Service::new("join-service", &dir, &config, layout.join_admin)?;
         Ok(Self {
             join_port: layout.join_port,
-            owner: owner.to_owned(),
+            owner,
             documents: Documents {
                 policy: dir.join("policy.signed.json"),
                 reference_values: dir.join("reference-values.signed.json"),
@@ -79,6 +98,7 @@ impl Site {
             join_service,
             dir,
             run,
+            _lent: lent,
         })
     }
 
@@ -146,6 +166,12 @@ impl Site {
         self.key_service.stop()
     }
 
+    /// Ends both services at once.
+    pub fn kill(&mut self) -> Result<()> {
+        self.join_service.kill()?;
+        self.key_service.kill()
+    }
+
     /// Keeps a copy of the node records, for a time without services.
     pub fn save_records(&self) -> Result<PathBuf> {
         let path = self.dir.join("records.json");
@@ -184,6 +210,11 @@ impl Site {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Where the owner's files of an installation are.
+fn owner_dir(workspace: &Workspace, site: &str) -> Result<PathBuf> {
+    Ok(workspace.subdir(site)?.join("owner"))
 }
 
 /// Where things are, for the configuration files.
@@ -293,10 +324,11 @@ timeout_seconds = 5
         )
     }
 
+    /// Two files of the default size for each service would be 256 MiB for a few lines.
     fn audit(&self, service: &str) -> String {
         let dir = self.dir.display();
         format!(
-            "[audit]\ndirectory = \"{dir}/{service}-audit\"\nkey = {{ credential = {{ path = \"{dir}/{service}-audit-key/audit.key\" }} }}\n"
+            "[audit]\ndirectory = \"{dir}/{service}-audit\"\nfile_mebibytes = 1\nkey = {{ credential = {{ path = \"{dir}/{service}-audit-key/audit.key\" }} }}\n"
         )
     }
 }

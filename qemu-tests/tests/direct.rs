@@ -1,7 +1,7 @@
 //! Scenarios about disk, network, services and crashes: the same kernel, initial RAM disk and TPM
 //! without firmware.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::{
@@ -63,7 +63,7 @@ fn the_counter_survives_five_reboots() -> Result<()> {
         node.start(&format!("boot-{counter}"))?
             .expect_unlocked(counter)?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -99,7 +99,8 @@ fn a_flipped_bit_of_any_header_field_is_refused() -> Result<()> {
             .with_context(|| format!("field {field}"))?;
         flip(offset, bits)?;
     }
-    node.start("healed")?.expect_unlocked(2)
+    node.start("healed")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn one_damaged_slot_of_two_does_not_lock_the_node_out() -> Result<()> {
         node.start(&format!("damaged-{counter}"))?
             .expect_unlocked(counter)?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
         third.state.flip(offset, 0xff)?;
         ensure!(third.state.is_blank()?, "somebody's data was written to");
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -199,7 +200,8 @@ fn no_disk_or_two_of_them_are_no_state_disk() -> Result<()> {
         .join_service
         .expect_log(position, &["peer"], Duration::from_secs(1));
     ensure!(heard.is_err(), "the node asked somebody: {heard:?}");
-    node.start("one")?.expect_unlocked(1)
+    node.start("one")?.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 #[test]
@@ -216,7 +218,8 @@ fn a_partition_can_be_the_state_disk() -> Result<()> {
     node.start("bad-table")?
         .expect_exit(&[exit::STATE_DISK_MISSING])?;
     disk.flip(1024 + 56, 1)?;
-    node.start("healed")?.expect_unlocked(3)
+    node.start("healed")?.expect_unlocked(3)?;
+    scenario.passed()
 }
 
 /// The agent reads dm-integrity's superblock before the Commit and before it maps, and the kernel
@@ -266,7 +269,8 @@ fn a_superblock_that_differs_for_the_kernel_alone_is_refused() -> Result<()> {
     }));
     node.start("sectors")?.expect_unlocked(2)?;
     host.tell(None);
-    node.start("healed")?.expect_unlocked(3)
+    node.start("healed")?.expect_unlocked(3)?;
+    scenario.passed()
 }
 
 #[test]
@@ -278,7 +282,7 @@ fn a_node_killed_at_any_step_of_its_first_boot_heals() -> Result<()> {
         let healed = node.start("healed")?.expect_unlocked(1);
         healed.with_context(|| format!("killed at {step}"))?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -293,7 +297,7 @@ fn a_node_killed_at_any_step_of_its_second_boot_heals() -> Result<()> {
             .expect_unlocked(counter);
         healed.with_context(|| format!("killed at {step}"))?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -304,7 +308,8 @@ fn a_join_service_that_comes_late_is_waited_for() -> Result<()> {
     let mut machine = node.start("join")?;
     still_waits(&mut machine, Duration::from_secs(20))?;
     scenario.site.join_service.start()?;
-    machine.expect_unlocked(1)
+    machine.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 #[test]
@@ -316,7 +321,8 @@ fn a_key_service_that_is_down_makes_the_node_wait() -> Result<()> {
     still_waits(&mut machine, WATCH)?;
     scenario.site.key_service.start()?;
     machine.expect_unlocked(1)?;
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
@@ -336,7 +342,8 @@ fn a_join_service_killed_before_its_answer_leaves_one_record() -> Result<()> {
         .context("`node list` lists no nodes")?;
     let active = records.iter().filter(|record| record["state"] == "active");
     ensure!(active.count() == 1, "not one active record: {records:?}");
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
@@ -349,7 +356,8 @@ fn black_holes_and_silent_servers_do_not_stop_the_right_one() -> Result<()> {
         .forwards
         .push((HOSTILE.to_owned(), silent.port()));
     node.config.hints = Some(hints(&[BLACK_HOLE, HOSTILE, &real]));
-    node.start("join")?.expect_unlocked(1)
+    node.start("join")?.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 /// The server's turns of a session (docs/protocol.md): its TLS flight, hello and verdict, and then the
@@ -393,7 +401,8 @@ fn a_server_that_dribbles_is_given_up_for_the_next_one() -> Result<()> {
     ensure!(failed.field("error").is_some(), "{failed:?}");
     let took = failed.at.saturating_sub(admitted.at).as_secs();
     ensure!((29..45).contains(&took), "a call took {took} s: {failed:?}");
-    machine.expect_unlocked(2)
+    machine.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
@@ -404,7 +413,8 @@ fn a_late_dhcp_server_is_waited_for() -> Result<()> {
     let mut machine = node.start("join")?;
     still_waits(&mut machine, WATCH)?;
     machine.qmp().set_link(true)?;
-    machine.expect_unlocked(1)
+    machine.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 #[test]
@@ -416,7 +426,7 @@ fn hints_come_from_the_metadata_service_too() -> Result<()> {
     node.config.metadata = Some(metadata.port());
     node.start("join")?.expect_unlocked(1)?;
     ensure!(metadata.requests() > 0, "nobody asked for metadata");
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -449,14 +459,18 @@ fn malformed_metadata_is_no_reason_to_stop() -> Result<()> {
         let metadata = Metadata::answer(answer)?;
         node.config.metadata = Some(metadata.port());
         let mut machine = node.start(name)?;
+        let end = Instant::now() + LINE;
+        while metadata.requests() == 0 {
+            ensure!(Instant::now() < end, "nobody asked for metadata {name}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         still_waits(&mut machine, WATCH).with_context(|| format!("metadata {name}"))?;
-        ensure!(metadata.requests() > 0, "nobody asked for metadata {name}");
     }
     ensure!(
         node.state.is_blank()?,
         "a node without admission wrote to its disk"
     );
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -467,7 +481,7 @@ fn the_clock_of_the_host_does_not_matter() -> Result<()> {
         node.config.clock = Some(format!("{year}-01-02T00:00:00"));
         node.start(year)?.expect_unlocked(counter)?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -479,13 +493,13 @@ fn a_tpm_of_another_authority_is_refused() -> Result<()> {
     node.config.tpm = Some(tpm);
     scenario.expect_refused(&node, "join", &["appraisal refused", "certificate"])?;
     ensure!(node.state.is_blank()?, "a refused node wrote to its disk");
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
 fn a_foreign_owners_join_service_gets_nowhere() -> Result<()> {
     let scenario = Scenario::direct("foreign-owner")?;
-    let mut foreign = Site::create_in(&scenario.workspace, "foreign-site")?;
+    let mut foreign = Site::borrow_in(&scenario.workspace, "foreign-site")?;
     foreign.trust(&scenario.authority)?;
     foreign.accept_image("test", &qemu_tests::direct_boot_pcrs(scenario.accelerator)?)?;
     foreign.start()?;
@@ -499,7 +513,8 @@ fn a_foreign_owners_join_service_gets_nowhere() -> Result<()> {
         "a foreign service made the node write to its disk"
     );
     node.config.forwards = vec![scenario.site.forward()];
-    node.start("own")?.expect_unlocked(1)
+    node.start("own")?.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 /// Cuts the power as soon as the agent reports the step.
@@ -541,5 +556,6 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     scenario.site.recover(machine.push_port(), &records)?;
     machine.expect_unlocked(2)?;
     scenario.site.start()?;
-    node.start("rejoin")?.expect_unlocked(3)
+    node.start("rejoin")?.expect_unlocked(3)?;
+    scenario.passed()
 }

@@ -76,7 +76,7 @@ fn formatting_writes_no_more_on_a_large_disk() -> Result<()> {
         large * 4 < small * 5,
         "formatting 64 GiB wrote {large} bytes, 1 GiB {small}"
     );
-    Ok(())
+    workspace.passed()
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_full_disk_meets_no_unwritten_sector() -> Result<()> {
         "not all of it was read back"
     );
     ensure!(read.count(" clean") == 1, "e2fsck did not run");
-    Ok(())
+    workspace.passed()
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_host_that_alters_the_disk_is_refused() -> Result<()> {
     // Each refusal of a sector is in the kernel's log, so its silence elsewhere means something.
     ensure!(report.number("provoked")? >= 8, "too few integrity errors");
     ensure!(report.expect_no_errors().is_err(), "none on the console");
-    Ok(())
+    workspace.passed()
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn power_cuts_lose_no_synced_file() -> Result<()> {
     );
     ensure!(report.count(" clean") == 2, "e2fsck did not run twice");
     ensure!(cuts.synced >= u64::from(POWER_CUTS), "there was no load");
-    Ok(())
+    workspace.passed()
 }
 
 /// A machine that is killed again and again while it writes to one disk.
@@ -293,7 +293,7 @@ fn an_altered_root_does_not_start() -> Result<()> {
         state.is_blank()?,
         "a machine without root wrote to its disk"
     );
-    Ok(())
+    workspace.passed()
 }
 
 #[test]
@@ -325,13 +325,14 @@ fn mappings_that_are_not_the_agents_are_refused() -> Result<()> {
         clash("plant", mapping, exit::MAPPING_DIFFERS, EXISTS)?;
         clash("replace", mapping, exit::MAPPING_DIFFERS, DIFFERS)?;
     }
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
 fn a_planted_disk_and_a_foreign_recover_get_nowhere() -> Result<()> {
     let mut scenario = Scenario::direct("planted")?;
-    let mut foreign = Site::create_in(&scenario.workspace, "foreign-site")?;
+    let mut foreign = Site::borrow_in(&scenario.workspace, "foreign-site")?;
     foreign.trust(&scenario.authority)?;
     foreign.accept_image("test", &direct_boot_pcrs(scenario.accelerator)?)?;
     foreign.start()?;
@@ -364,7 +365,8 @@ fn a_planted_disk_and_a_foreign_recover_get_nowhere() -> Result<()> {
     let mut machine = node.start("foreign-recover")?;
     expect_refused_recover(&foreign, &mut machine, &our_records)?;
     scenario.site.start()?;
-    machine.expect_unlocked(2)
+    machine.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 /// A node of the foreign owner, with the same image and a TPM of the same authority.

@@ -56,6 +56,7 @@ fn a_kernel_boots_directly() {
     let machine = direct(&workspace).start("floor").unwrap();
     let lines = finish(machine, "direct boot floor");
     assert!(!pcr(&lines, 0).starts_with("00"), "there is no TPM");
+    workspace.passed().unwrap();
 }
 
 #[test]
@@ -87,6 +88,7 @@ fn firmware_measures_a_uki_into_the_tpm() {
     for index in [4, 9, 11] {
         assert_ne!(pcr(&first, index), pcr(&second, index), "PCR {index}");
     }
+    workspace.passed().unwrap();
 }
 
 #[test]
@@ -101,6 +103,7 @@ fn the_machine_has_the_clock_that_the_test_sets() {
         let clock = machine.qmp().execute("qom-get", &arguments).unwrap();
         assert_eq!(clock["tm_year"], expected);
     }
+    workspace.passed().unwrap();
 }
 
 #[test]
@@ -116,6 +119,7 @@ fn a_machine_can_be_paused_reset_and_killed() {
     machine.console.expect("probe: up=", BOOT).unwrap();
     machine.kill().unwrap();
     machine.console.wait_closed(BOOT).unwrap();
+    workspace.passed().unwrap();
 }
 
 #[test]
@@ -137,4 +141,5 @@ fn an_installation_becomes_ready_and_stops_when_asked() {
     site.key_service.start().unwrap();
     site.join_service.wait_ready().unwrap();
     site.join_service.kill().unwrap();
+    workspace.passed().unwrap();
 }

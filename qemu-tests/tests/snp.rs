@@ -91,16 +91,17 @@ fn evidence_is_collected_or_the_failure_named() -> Result<()> {
             .is_some_and(|error| error.contains("Not a tty")),
         "{last:?}"
     );
-    Ok(())
+    workspace.passed()
 }
 
 /// The initial RAM disk of these tests holds the agent that is released.
 #[test]
 fn the_agent_is_the_released_one() -> Result<()> {
-    let guest = SnpGuest::prepare(&Workspace::create("snp-agent")?)?;
+    let workspace = Workspace::create("snp-agent")?;
+    let guest = SnpGuest::prepare(&workspace)?;
     let released = qemu_tests::Image::of("release")?;
     ensure!(guest.agent_digest()? == agent_of(&released)?);
-    Ok(())
+    workspace.passed()
 }
 
 /// Each boot has a `REPORT_ID` of its own; one that comes back is a boot that has its key already,
@@ -120,7 +121,7 @@ fn a_node_joins_and_rejoins_and_an_old_boot_gets_nothing() -> Result<()> {
     boot.report.report_id = [0xa1; 32];
     node.behave(&boot)?;
     scenario.expect_node_refused(&node, "again", &["boot"])?;
-    Ok(())
+    scenario.passed()
 }
 
 /// What a Turin chip has of its own, in a whole boot.
@@ -128,7 +129,8 @@ fn a_node_joins_and_rejoins_and_an_old_boot_gets_nothing() -> Result<()> {
 fn a_node_on_a_turin_chip_joins() -> Result<()> {
     let scenario = SnpScenario::with("turin", Product::Turin, "sev-snp")?;
     let node = scenario.node("worker-0", &scenario.honest()?)?;
-    node.start("join")?.expect_unlocked(1)
+    node.start("join")?.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 /// Another command line is another launch measurement, computed from what really boots.
@@ -142,7 +144,7 @@ fn another_command_line_is_refused() -> Result<()> {
         &scenario.honest()?,
         &["launch measurement of image `test`"],
     )?;
-    Ok(())
+    scenario.passed()
 }
 
 /// Every rule about what a good key signs.
@@ -163,7 +165,7 @@ fn guests_that_break_the_policy_are_refused() -> Result<()> {
     old.tcb.microcode = MINIMUM.microcode - 1;
     let old = old.guest(scenario.guest.measurement(&scenario.boot)?)?;
     scenario.expect_refused("tcb", &old, &["reported TCB: microcode"])?;
-    Ok(())
+    scenario.passed()
 }
 
 /// A key that the policy does not ask for, and one that nobody trusts.
@@ -184,7 +186,8 @@ fn guests_with_another_key_are_refused() -> Result<()> {
     let impostor = impostor.guest(scenario.guest.measurement(&scenario.boot)?)?;
     // A chain under another root is no certificate at all; the right one may still come.
     let missing = ["certificate of Milan Vcek", "is not here"];
-    scenario.expect_unavailable("impostor", &impostor, &missing)
+    scenario.expect_unavailable("impostor", &impostor, &missing)?;
+    scenario.passed()
 }
 
 /// Reports that a good key signed for somebody else.
@@ -203,7 +206,7 @@ fn reports_of_other_boots_and_guests_are_refused() -> Result<()> {
     let mut relayed = other;
     relayed.answers = vec![Answer::Fixed(report.to_vec())];
     scenario.expect_refused("relay", &relayed, &["REPORT_DATA"])?;
-    Ok(())
+    scenario.passed()
 }
 
 /// Interfaces that give no report: the agent ends the boot with the number of the reason.
@@ -225,7 +228,7 @@ fn an_agent_without_evidence_says_why() -> Result<()> {
         ended.with_context(|| format!("interface {name}"))?;
         ensure!(node.state.is_blank()?, "{name}: the node wrote to its disk");
     }
-    Ok(())
+    scenario.passed()
 }
 
 /// Root of a booted guest asks for keys with a report of its own boot: it has another sealing key
@@ -253,7 +256,7 @@ fn a_second_request_in_one_boot_is_refused() -> Result<()> {
     let log = std::fs::read_to_string(log.join("audit.00000001.jsonl"))?;
     let releases = log.matches(r#""action":"release""#).count();
     ensure!(releases == 2, "{releases} releases:\n{log}");
-    Ok(())
+    scenario.passed()
 }
 
 /// The host runs the same image for an owner of its own, is root there, and asks for the key of a
@@ -286,7 +289,8 @@ fn root_under_another_owner_gets_no_key_of_a_known_disk() -> Result<()> {
         .site
         .join_service
         .expect_log(position, &line, PATIENCE)?;
-    Ok(())
+    foreign.passed()?;
+    scenario.passed()
 }
 
 /// The host's table is hostile input of the verifier.
@@ -304,7 +308,7 @@ fn tables_that_the_specification_does_not_allow_are_refused() -> Result<()> {
         let name = format!("{flaw:?}").to_lowercase();
         scenario.expect_refused(&name, &behaviour, &["check failed", "certificate table"])?;
     }
-    Ok(())
+    scenario.passed()
 }
 
 /// A host without certificates: the join service has none either, tells the node to come again,
@@ -330,7 +334,7 @@ fn a_certificate_that_nobody_brings_is_fetched() -> Result<()> {
     let impostor = impostor.guest(behaviour.report.measurement)?;
     let forged = ["signature of the report is not by the key"];
     scenario.expect_refused("impostor", &impostor, &forged)?;
-    Ok(())
+    scenario.passed()
 }
 
 /// A vTPM beside the guest is reported and trusted for nothing: its PCRs are whatever they are.
@@ -342,7 +346,8 @@ fn a_node_with_a_vtpm_beside_it_joins_and_rejoins() -> Result<()> {
     let tpm = Swtpm::manufacture(&scenario.workspace.file("tpm"), &authority)?;
     node.config.tpm = Some(tpm);
     node.start("join")?.expect_unlocked(1)?;
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 /// Azure: the report is of the paravisor, the PCRs of its vTPM are the image's and the latch counts.
@@ -378,7 +383,7 @@ fn a_node_in_a_paravisor_joins_and_rejoins() -> Result<()> {
     other.vouch(&own.report, &own.leaf)?;
     node.config.tpm = Some(other);
     scenario.expect_node_refused(&node, "other-tpm", &["appraisal refused"])?;
-    Ok(())
+    scenario.passed()
 }
 
 /// A server that answers every request with this certificate.

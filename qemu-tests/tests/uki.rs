@@ -12,7 +12,8 @@ fn a_node_joins_and_rejoins() -> Result<()> {
     let scenario = Scenario::firmware("join-rejoin")?;
     let node = scenario.node("worker-0")?;
     node.start("join")?.expect_unlocked(1)?;
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 #[test]
@@ -38,7 +39,7 @@ fn measure_predicts_what_the_firmware_measures() -> Result<()> {
             "PCR {index}"
         );
     }
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -70,7 +71,8 @@ fn a_changed_image_is_refused_and_the_pcr_named() -> Result<()> {
         uki.append_to_initrd("planted", b"an attacker's file")
     })?;
     assert!(node.state.is_blank()?);
-    node.start("original")?.expect_unlocked(1)
+    node.start("original")?.expect_unlocked(1)?;
+    scenario.passed()
 }
 
 /// The host runs the genuine image under an owner of its own, becomes root there, and asks the
@@ -78,7 +80,7 @@ fn a_changed_image_is_refused_and_the_pcr_named() -> Result<()> {
 #[test]
 fn an_image_of_another_owner_gets_nothing() -> Result<()> {
     let scenario = Scenario::firmware("other-owner")?;
-    let other = Site::create_in(&scenario.workspace, "other-site")?;
+    let other = Site::borrow_in(&scenario.workspace, "other-site")?;
     let uki = scenario.workspace.file("other-owner.efi");
     other.cli.image_own(&scenario.image.uki(), &uki)?;
     let mut node = scenario.node("worker-0")?;
@@ -97,7 +99,7 @@ fn an_image_of_another_owner_gets_nothing() -> Result<()> {
         node.state.is_blank()?,
         "an image of another owner wrote to its disk"
     );
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn a_changed_root_file_system_does_not_start() -> Result<()> {
     root.flip(1024, 1)?;
     node.start("changed")?.expect_exit(&[exit::ROOT_REFUSED])?;
     assert!(node.state.is_blank()?);
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn other_firmware_is_refused() -> Result<()> {
     node.config.firmware = OTHER_FIRMWARE.to_owned();
     scenario.expect_refused(&node, "other", &["check failed", "PCR"])?;
     assert!(node.state.is_blank()?);
-    Ok(())
+    scenario.passed()
 }
 
 #[test]
@@ -134,7 +136,8 @@ fn a_foreign_genuine_tpm_with_the_right_pcrs_is_refused_a_known_disk() -> Result
     let tpm = Swtpm::manufacture(&scenario.workspace.file("thief.tpm"), &scenario.authority)?;
     thief.config.tpm = Some(tpm);
     scenario.expect_refused(&thief, "thief", &["expected attester"])?;
-    node.start("rejoin")?.expect_unlocked(2)
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
 }
 
 /// Firmware, kernel and probe under emulation on a busy machine.

@@ -31,7 +31,8 @@ const MEMORY: Goal = Goal::AtMost(64.0);
 
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
     let installation = Installation::start("bench-tickets", installation::trust_tpms)?;
-    let server = Server::start(&Workspace::create("bench-handshakes")?)?;
+    let workspace = Workspace::create("bench-handshakes")?;
+    let server = Server::start(&workspace)?;
     let peers = peers(&installation);
     // Connections, code and allocators warm up unmeasured.
     tickets(&installation, &peers, TURN / 5)?;
@@ -42,6 +43,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         greeted.push(handshakes(&server, TURN / 2)?);
     }
     drop(server);
+    workspace.passed()?;
     let rate = costs(report, &issued, &greeted)?;
     latency(report, &peers, rate / 2.0)?;
     memory(report, &installation)?;

@@ -41,7 +41,8 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         "sparse disk; journal zeros included",
     );
     report.goal("format_64g_over_1g", large / small, Goal::AtMost(1.5), "");
-    lab.site.stop()
+    lab.site.stop()?;
+    lab.workspace.passed()
 }
 
 fn sizes(image: &Image, report: &mut Report) -> Result<()> {

@@ -3,7 +3,8 @@
 //! Outputs in `target/image/<profile>`: `uki.efi`, `esp.img` (the UKI in a FAT file system),
 //! `root.img` (erofs and its hash tree), `disk.img` (both as GPT partitions), `vmlinuz`, `initrd.cpio` and `cmdline` (the UKI's parts,
 //! for a boot without firmware) and `image.json`, which says what went in. The test profile has
-//! beside them `second-request` and `snp-request`, programs for a disk, and `snp-device.cpio`, an archive that makes
+//! beside them `second-request` and `snp-request`, programs for a disk, `disk-test`, a program that knows the
+//! state disk, and `snp-device.cpio`, an archive that makes
 //! `initrd.cpio` one with a test init and its `/dev/sev-guest`.
 
 mod cpio;
@@ -33,6 +34,9 @@ const GUEST_PROGRAMS: [&str; 2] = ["second-request", "snp-request"];
 /// What tests of SEV-SNP add to the test image's initramfs: the test init with the device, and a
 /// program that collects evidence again and again.
 const SNP_PROGRAMS: [&str; 2] = ["snp-device", "snp-collect"];
+
+/// An example of `platform`, which tests add to an initial RAM disk.
+const DISK_TEST: &str = "disk-test";
 
 /// Path of the stub in its package.
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
@@ -129,6 +133,7 @@ fn add_test_programs(packages: &Packages, out: &Path) -> anyhow::Result<()> {
             out.join(name),
         )?;
     }
+    fs::copy(build_disk_test(target)?, out.join(DISK_TEST))?;
     let build = |name| Ok((name, build_static(target, "snp-device", name)?));
     let programs: anyhow::Result<Vec<_>> = SNP_PROGRAMS.into_iter().map(build).collect();
     let release = &packages.kernel_release;
@@ -176,16 +181,29 @@ impl Profile {
 
 /// Builds a static program of a package: alone, so that nothing else's features get in.
 fn build_static(target: &Path, package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let built = build_alone(target, package, ["--bin", program])?;
+    Ok(built.join(program))
+}
+
+/// The same of an example.
+fn build_disk_test(target: &Path) -> anyhow::Result<PathBuf> {
+    let built = build_alone(target, "platform", ["--example", DISK_TEST])?;
+    Ok(built.join("examples").join(DISK_TEST))
+}
+
+/// Builds one static program; gives the folder that cargo puts programs in.
+fn build_alone(target: &Path, package: &str, program: [&str; 2]) -> anyhow::Result<PathBuf> {
     Tool::new("cargo", "rustup")
         .args(["build", "--profile", "agent", "--target", MUSL])
-        .args(["-p", package, "--bin", program])
+        .args(["-p", package])
+        .args(program)
         .arg("--target-dir")
         .arg(target)
         .env("CARGO_ENCODED_RUSTFLAGS", remap_cargo_home()?)
         // docs/decisions/0006-no-jitter-entropy.md
         .env("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")
         .run()?;
-    Ok(target.join(MUSL).join("agent").join(program))
+    Ok(target.join(MUSL).join("agent"))
 }
 
 /// The Debian packages that an image is made of, fetched and unpacked.

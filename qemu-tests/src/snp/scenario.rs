@@ -68,7 +68,7 @@ impl SnpScenario {
         let workspace = Workspace::create(&format!("snp-{name}"))?;
         let guest = SnpGuest::prepare(&workspace)?;
         let chip = Chip::new(&development_root("own")?, product, 1);
-        let site = Site::create(&workspace)?;
+        let site = Site::borrow(&workspace)?;
         let boot = guest.boot(evidence, &owned(&site))?;
         site.declare_policy(&policy(evidence, &chip)?)?;
         Ok(Self {
@@ -129,6 +129,12 @@ impl SnpScenario {
         node.start(boot)?.expect_exit(&[exit::REFUSED])?;
         let line = self.site.join_service.expect_log(position, words, LOG);
         line.with_context(|| format!("refusal of {} in boot {boot}", node.name))
+    }
+
+    /// The last word of a scenario that went well: see [`Workspace::passed`].
+    pub fn passed(mut self) -> Result<()> {
+        self.site.kill()?;
+        self.workspace.passed()
     }
 
     fn equip(&self, name: &str, mut config: MachineConfig) -> Result<Node> {

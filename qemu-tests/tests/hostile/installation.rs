@@ -28,6 +28,7 @@ pub(crate) type Lie = fn(Vec<u8>) -> Vec<u8>;
 pub(crate) struct Installation {
     pub(crate) site: Site,
     authority: Authority,
+    workspace: Workspace,
 }
 
 /// A node: its TPM, and one boot of it.
@@ -40,7 +41,7 @@ impl Installation {
     /// Makes everything anew; `name` names the folder of logs.
     pub(crate) fn start(name: &str) -> Result<Self> {
         let workspace = Workspace::create(&format!("hostile-{name}"))?;
-        let mut site = Site::create(&workspace)?;
+        let mut site = Site::borrow(&workspace)?;
         let authority = Authority::new()?;
         // The certificates are made with the first TPM.
         authority.manufacture()?;
@@ -50,7 +51,17 @@ impl Installation {
         site.trust_roots(&root, &issuer)?;
         site.accept_image("untouched", &untouched())?;
         site.start()?;
-        Ok(Self { site, authority })
+        Ok(Self {
+            site,
+            authority,
+            workspace,
+        })
+    }
+
+    /// The last word of a test that went well: see [`Workspace::passed`].
+    pub(crate) fn passed(mut self) -> Result<()> {
+        self.site.kill()?;
+        self.workspace.passed()
     }
 
     /// A node with a new TPM of the trusted authority.

@@ -21,7 +21,8 @@ fn evidence_of_another_session_is_refused() -> Result<()> {
     let mut node = installation.node()?;
     relayed_quote(&installation, &mut node).context("quote of another session")?;
     replayed_transcript(&installation, &mut node).context("whole transcript")?;
-    machine_in_the_middle(&installation, &mut node).context("machine in the middle")
+    machine_in_the_middle(&installation, &mut node).context("machine in the middle")?;
+    installation.passed()
 }
 
 /// An insider has the TPM's answers of one open session and shows them in another, with the same

@@ -27,7 +27,8 @@ pub(crate) fn tell(verbose: bool) -> Result<()> {
     view.say(format_args!("logs of every part: {logs}"));
     let told = chapters(&workspace, &mut view, verbose);
     println!("\n{}", view.timeline());
-    told.with_context(|| format!("logs: {logs}"))
+    told.with_context(|| format!("logs: {logs}"))?;
+    workspace.passed()
 }
 
 fn chapters(workspace: &Workspace, view: &mut View, verbose: bool) -> Result<()> {
