@@ -6,42 +6,51 @@
 #   make test-fast       without VMs
 #   make lint doc        formatting, clippy, rustdoc; nothing may warn
 #   make image           UKI, verity root and disk images under target/image
+#   make kubernetes      real Kubernetes, for the tests that run a cluster
 #   make bench fuzz      measurements; longer fuzzing
 
 FUZZ_SECONDS ?= 600
 
-.PHONY: setup image services demo test test-snp test-fast lint doc bench fuzz fuzz-smoke
+# Not `-p xtask`: alone, its dependencies would be built with fewer features, and again for all else.
+XTASK = cargo run --quiet --bin xtask --
+
+.PHONY: setup image kubernetes services demo test test-snp test-fast lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
 
 # What a VM test or the demo boots: the published image, its twin with a scriptable root, the floor.
 image: setup
-	cargo run --quiet -p xtask -- image --profile release --check-reproducible
-	cargo run --quiet -p xtask -- image --profile test
-	cargo run --quiet -p xtask -- image --profile probe
+	$(XTASK) image --profile release --check-reproducible
+	$(XTASK) image --profile test
+	$(XTASK) image --profile probe
+
+# Kubernetes' own programs, built once into the user's cache or named by KUBERNETES_BIN.
+kubernetes: setup
+	$(XTASK) kubernetes
 
 services: setup
-	cargo build -p join-service -p key-service -p constellation-cli
+	cargo build --bin join-service --bin key-service --bin constellation
 
 demo: image services
-	cargo build --quiet -p qemu-tests --bins
-	cargo run --quiet -p qemu-tests --bin demo
+	cargo build --quiet --bin relay --bin demo
+	cargo run --quiet --bin demo
 
-test: image services
-	cargo run --quiet -p xtask -- test
+# The services that machines talk to are built with the tests.
+test: image
+	$(XTASK) test
 
 # Whole boots on a SEV-SNP guest interface that a test program provides.
-test-snp: image services
-	cargo test -p qemu-tests --test snp
+test-snp: image
+	$(XTASK) test --machines snp::
 
 test-fast: setup
-	cargo run --quiet -p xtask -- test --fast
+	$(XTASK) test --fast
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo run --quiet -p xtask -- protos --check
+	$(XTASK) protos --check
 
 doc: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
@@ -50,7 +59,7 @@ bench: image
 	cargo run --release -p xtask -- bench
 
 fuzz-smoke: setup
-	cargo run --quiet -p xtask -- fuzz --seconds 60
+	$(XTASK) fuzz --seconds 60
 
 fuzz: setup
-	cargo run --quiet -p xtask -- fuzz --seconds $(FUZZ_SECONDS)
+	$(XTASK) fuzz --seconds $(FUZZ_SECONDS)

@@ -28,4 +28,4 @@ if [ -n "$missing" ]; then
     fi
 fi
 command -v cargo >/dev/null 2>&1 || PATH="$HOME/.cargo/bin:$PATH"
-exec cargo run --quiet -p xtask -- setup
+exec cargo run --quiet --bin xtask -- setup

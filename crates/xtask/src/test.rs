@@ -1,14 +1,18 @@
 //! Runs the tests tier by tier and ends with a summary.
 
-use anyhow::{Context as _, bail};
+mod machines;
+mod outcome;
+
+use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
+
+use outcome::Outcome;
 
 /// Run the tests.
 #[derive(ClapArgs, Debug)]
@@ -16,20 +20,10 @@ pub(crate) struct Args {
     /// Leave out the tests that boot machines
     #[arg(long)]
     fast: bool,
-}
-
-/// One invocation of `cargo test`, and what came of it.
-struct Tier {
-    name: String,
-    arguments: Vec<String>,
-}
-
-struct Outcome {
-    name: String,
-    passed: usize,
-    failed: usize,
-    ok: bool,
-    took: Duration,
+    /// Only tests that boot machines, and of them only those whose names contain this; a name
+    /// begins with the test program's: `direct::`
+    #[arg(long, value_name = "TEXT", conflicts_with = "fast")]
+    machines: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -37,95 +31,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .ancestors()
         .nth(2)
         .context("workspace root")?;
-    let mut tiers = vec![Tier::fast()];
-    if !args.fast {
-        tiers.extend(machine_tiers(root)?);
-    }
     let mut outcomes = Vec::new();
-    for tier in tiers {
-        outcomes.push(tier.run(root)?);
+    if args.machines.is_none() {
+        let fast = ["--workspace", "--exclude", "qemu-tests", "--no-fail-fast"];
+        outcomes.push(cargo_test(root, "fast", &fast)?);
     }
-    summarise(&outcomes)
+    if !args.fast {
+        let filter = args.machines.as_deref().unwrap_or("");
+        outcomes.extend(machines::run(root, filter)?);
+    }
+    outcome::summarise(&outcomes)
 }
 
-impl Tier {
-    fn fast() -> Self {
-        let arguments = ["--workspace", "--exclude", "qemu-tests", "--no-fail-fast"];
-        Self {
-            name: "fast".into(),
-            arguments: arguments.map(Into::into).into(),
+/// One invocation of `cargo test`, and what came of it.
+fn cargo_test(root: &Path, name: &str, arguments: &[&str]) -> anyhow::Result<Outcome> {
+    println!("== tests: {name}");
+    let started = Instant::now();
+    let mut child = Command::new("cargo")
+        .current_dir(root)
+        .arg("test")
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run `cargo test`")?;
+    let mut outcome = Outcome::new(name);
+    let output = child.stdout.take().context("output of `cargo test`")?;
+    for line in BufReader::new(output).lines() {
+        let line = line.context("output of `cargo test`")?;
+        println!("{line}");
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            outcome.passed += count(counts, "passed");
+            outcome.failed += count(counts, "failed");
         }
     }
-
-    fn run(&self, root: &Path) -> anyhow::Result<Outcome> {
-        println!("== tests: {}", self.name);
-        let started = Instant::now();
-        let mut child = Command::new("cargo")
-            .current_dir(root)
-            .arg("test")
-            .args(&self.arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("run `cargo test`")?;
-        let (mut passed, mut failed) = (0, 0);
-        let output = child.stdout.take().context("output of `cargo test`")?;
-        for line in BufReader::new(output).lines() {
-            let line = line.context("output of `cargo test`")?;
-            println!("{line}");
-            if let Some(counts) = line.strip_prefix("test result: ") {
-                passed += count(counts, "passed");
-                failed += count(counts, "failed");
-            }
-        }
-        let ok = child.wait().context("wait for `cargo test`")?.success();
-        let name = self.name.clone();
-        Ok(Outcome {
-            name,
-            passed,
-            failed,
-            ok,
-            took: started.elapsed(),
-        })
-    }
-}
-
-/// One tier a test program of `qemu-tests`, a file or a folder with a `main.rs`, in the order of
-/// their names. The machines take both cores, so a tier runs alone and the harness bounds the
-/// machines at a time.
-fn machine_tiers(root: &Path) -> anyhow::Result<Vec<Tier>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(root.join("qemu-tests/tests")).context("list the machine tests")? {
-        let path = entry.context("list the machine tests")?.path();
-        let is_file = path.extension().is_some_and(|extension| extension == "rs");
-        if is_file || path.join("main.rs").is_file() {
-            names.extend(
-                path.file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .map(str::to_owned),
-            );
-        }
-    }
-    names.sort();
-    let tier = |name: String| Tier {
-        arguments: vec![
-            "-p".into(),
-            "qemu-tests".into(),
-            "--test".into(),
-            name.clone(),
-            "--no-fail-fast".into(),
-        ],
-        name: format!("machines, {name}"),
-    };
-    let library = Tier {
-        name: "machines, library".into(),
-        arguments: ["-p", "qemu-tests", "--lib", "--bins"]
-            .map(Into::into)
-            .into(),
-    };
-    Ok([library]
-        .into_iter()
-        .chain(names.into_iter().map(tier))
-        .collect())
+    outcome.ok = child.wait().context("wait for `cargo test`")?.success();
+    outcome.took = started.elapsed();
+    Ok(outcome)
 }
 
 /// The number before `word` in libtest's closing line.
@@ -138,34 +79,6 @@ fn count(line: &str, word: &str) -> usize {
         previous = part;
     }
     0
-}
-
-fn summarise(outcomes: &[Outcome]) -> anyhow::Result<()> {
-    println!(
-        "\n{:<24} {:>7} {:>7} {:>9}",
-        "tier", "passed", "failed", "seconds"
-    );
-    for Outcome {
-        name,
-        passed,
-        failed,
-        ok,
-        took,
-    } in outcomes
-    {
-        let mark = if *ok { "" } else { "  FAILED" };
-        println!(
-            "{name:<24} {passed:>7} {failed:>7} {:>9.1}{mark}",
-            took.as_secs_f64()
-        );
-    }
-    let passed: usize = outcomes.iter().map(|outcome| outcome.passed).sum();
-    let failed: usize = outcomes.iter().map(|outcome| outcome.failed).sum();
-    println!("\n{passed} passed, {failed} failed");
-    if outcomes.iter().any(|outcome| !outcome.ok) || failed > 0 {
-        bail!("tests failed");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
