@@ -7,6 +7,7 @@
 #   make lint doc        formatting, clippy, rustdoc; nothing may warn
 #   make image           UKI, verity root and disk images under target/image
 #   make kubernetes      real Kubernetes, for the tests that run a cluster
+#   make kubernetes      real Kubernetes, for the tests that run a cluster
 #   make bench fuzz      measurements; longer fuzzing
 
 FUZZ_SECONDS ?= 600
@@ -28,6 +29,10 @@ image: setup
 # Kubernetes' own programs, built once into the user's cache or named by KUBERNETES_BIN.
 kubernetes: setup
 	$(XTASK) kubernetes
+
+# Kubernetes' own programs, built once into the user's cache or named by KUBERNETES_BIN.
+kubernetes: setup
+	cargo run --quiet -p xtask -- kubernetes
 
 services: setup
 	cargo build --bin join-service --bin key-service --bin constellation

@@ -31,6 +31,15 @@ pub(crate) struct Deb {
 impl Apt {
     /// Writes the private configuration below `root` and fetches the package lists.
     pub(crate) fn prepare(root: &Path) -> anyhow::Result<Self> {
+        Self::prepare_kinds(root, &["deb"])
+    }
+
+    /// Like [`Apt::prepare`], with the lists of source packages as well.
+    pub(crate) fn prepare_with_sources(root: &Path) -> anyhow::Result<Self> {
+        Self::prepare_kinds(root, &["deb", "deb-src"])
+    }
+
+    fn prepare_kinds(root: &Path, kinds: &[&str]) -> anyhow::Result<Self> {
         let codename = codename(&fs::read_to_string("/etc/os-release")?)?;
         for dir in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(root.join(dir))?;
@@ -44,14 +53,14 @@ impl Apt {
         suites.extend(backports(&codename));
         let mut list = String::new();
         for suite in &suites {
-            list += &entry.line(suite);
+            list += &entry.lines(kinds, suite);
         }
         let security = format!("{codename}-security");
         if let Some(entry) = sources
             .iter()
             .find(|source| source.suites.contains(&security))
         {
-            list += &entry.line(&security);
+            list += &entry.lines(kinds, &security);
         }
         fs::write(root.join("sources.list"), list)?;
         fs::write(root.join("status"), "")?;
@@ -139,6 +148,29 @@ impl Apt {
         Ok(Deb { name, path })
     }
 
+    /// The name of the `.dsc` file of a source package's newest version; it carries the version.
+    pub(crate) fn source_file(&self, package: &str) -> anyhow::Result<String> {
+        let uris = self
+            .tool("apt-get")
+            .args(["-q", "--print-uris", "--download-only", "source", package])
+            .output()?;
+        let mut words = uris.split_whitespace();
+        let file = words.find(|word| word.ends_with(".dsc"));
+        Ok(file
+            .with_context(|| format!("no source package `{package}`"))?
+            .to_owned())
+    }
+
+    /// Fetches a source package's files into `dir`; gives its `.dsc` file.
+    pub(crate) fn download_source(&self, package: &str, dir: &Path) -> anyhow::Result<PathBuf> {
+        fs::create_dir_all(dir)?;
+        self.tool("apt-get")
+            .args(["-q", "--download-only", "source", package])
+            .dir(dir)
+            .output()?;
+        Ok(dir.join(self.source_file(package)?))
+    }
+
     fn tool(&self, program: &str) -> Tool {
         Tool::new(program, "apt").env("APT_CONFIG", self.root.join("apt.conf"))
     }
@@ -189,11 +221,10 @@ struct Source {
 }
 
 impl Source {
-    fn line(&self, suite: &str) -> String {
-        format!(
-            "deb [signed-by={}] {} {suite} main\n",
-            self.keyring, self.uri
-        )
+    fn lines(&self, kinds: &[&str], suite: &str) -> String {
+        let (keyring, uri) = (&self.keyring, &self.uri);
+        let line = |kind: &&str| format!("{kind} [signed-by={keyring}] {uri} {suite} main\n");
+        kinds.iter().map(line).collect()
     }
 }
 
@@ -272,8 +303,9 @@ mod tests {
         let source = parse_stanza(stanza).unwrap();
         assert_eq!(source.suites, ["bookworm", "bookworm-updates"]);
         assert_eq!(
-            source.line("bookworm"),
-            "deb [signed-by=/k.gpg] http://mirror.invalid/debian bookworm main\n"
+            source.lines(&["deb", "deb-src"], "bookworm"),
+            "deb [signed-by=/k.gpg] http://mirror.invalid/debian bookworm main\n\
+             deb-src [signed-by=/k.gpg] http://mirror.invalid/debian bookworm main\n"
         );
         let line = "deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/debian trixie main";
         assert_eq!(parse_line(line).unwrap().suites, ["trixie"]);

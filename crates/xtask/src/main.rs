@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod protos;
 mod setup;
 mod test;
@@ -22,6 +23,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Build UKI, root file system and boot partition from Debian packages
     Image(image::Args),
+    /// Get real Kubernetes: built from Debian's source package, or named by `KUBERNETES_BIN`
+    Kubernetes(kubernetes::Args),
     /// Generate the Rust code of the protobuf files
     Protos(protos::Args),
     /// Install or unpack the programs that builds and tests need
@@ -36,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Task::Esp(args) => image::run_esp(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Kubernetes(args) => kubernetes::run(&args),
         Task::Protos(args) => protos::run(&args),
         Task::Setup(args) => setup::run(&args),
         Task::Test(args) => test::run(&args),

@@ -13,13 +13,16 @@ use std::{
 };
 
 /// Debian packages, each with a file that shows it is there.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("build-essential", "/usr/bin/cc"),
     ("cpio", "/usr/bin/cpio"),
     ("cryptsetup-bin", "/usr/sbin/veritysetup"),
     ("dosfstools", "/usr/sbin/mkfs.fat"),
+    ("dpkg-dev", "/usr/bin/dpkg-source"),
     ("e2fsprogs", "/usr/sbin/mke2fs"),
     ("erofs-utils", "/usr/bin/mkfs.erofs"),
+    ("iproute2", "/sbin/ip"),
+    ("iptables", "/usr/sbin/iptables"),
     ("kmod", "/usr/sbin/depmod"),
     ("mtools", "/usr/bin/mcopy"),
     ("musl-tools", "/usr/bin/musl-gcc"),
