@@ -45,7 +45,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kube-store", &["admission", "hand-off", "identity"]),
     (
         "manifests",
-        &["hand-off", "identity", "key-hierarchy", "secret", "secret-file"],
+        &[
+            "hand-off",
+            "identity",
+            "key-hierarchy",
+            "secret",
+            "secret-file",
+        ],
     ),
     ("service-runtime", &["audit", "secret-file"]),
     (
@@ -76,6 +82,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "bootstrapper",
+        &[
+            "api",
+            "evidence",
+            "hand-off",
+            "identity",
+            "service-runtime",
+        ],
+    ),
+    (
         "join-service",
         &[
             "admission",
@@ -85,12 +101,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "audit",
             "endorsements",
             "evidence",
+            "hand-off",
             "identity",
+            "kube-store",
             "owner",
             "secret",
             "secret-file",
             "service-runtime",
             "snp",
+            "x509",
+        ],
+    ),
+    (
+        "verification-service",
+        &[
+            "api",
+            "evidence",
+            "hand-off",
+            "identity",
+            "platform",
+            "service-runtime",
         ],
     ),
     (
@@ -123,6 +153,7 @@ const TOOLS: &[&str] = &[
     "child-process",
     "guest-attester",
     "kubernetes-binaries",
+    "native-agent",
     "native-kubernetes",
     "probe-init",
     "qemu-tests",

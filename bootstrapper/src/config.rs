@@ -1,0 +1,227 @@
+//! The configuration file; docs/bootstrapper.md documents every key. It is part of the measured image.
+
+use serde::{Deserialize, Serialize};
+use service_runtime::{
+    config::{LogFormat, Seconds, count},
+    program::ServiceConfig,
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+};
+
+/// The configuration of the bootstrapper. Every key has a default, so an empty file is one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How to log.
+    pub log: LogFormat,
+    /// Where the agent left the hand-off, on a tmpfs.
+    pub hand_off: PathBuf,
+    /// Where the state file system is mounted.
+    pub state: PathBuf,
+    /// Folders that live on the state file system. Each is bind-mounted from below [`Self::state`],
+    /// unless [`Self::bind`] says no.
+    pub folders: Vec<PathBuf>,
+    /// Whether [`Self::folders`] are bind mounts; without, they are made where they are.
+    pub bind: bool,
+    /// Archives in this folder, `*.tar`, are imported as container images.
+    pub images: PathBuf,
+    /// The address that the API server is told to advertise and the kubelet to report. Without it, the
+    /// one that packets to the API endpoint leave from.
+    pub node_address: Option<IpAddr>,
+    /// Port of a control-plane node's own API server.
+    pub api_server_port: u16,
+    /// Where an init is followed.
+    pub progress_listen: SocketAddr,
+    /// Programs.
+    pub programs: Programs,
+    /// The container runtime's socket.
+    pub runtime_socket: PathBuf,
+    /// The kubelet.
+    pub kubelet: Kubelet,
+    /// What an init makes.
+    pub cluster: Cluster,
+    /// How long things may take.
+    pub limits: Limits,
+}
+
+/// The programs that the bootstrapper starts: absolute paths, or names that `PATH` finds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "each is the path of the program of its name")]
+pub struct Programs {
+    pub ctr: PathBuf,
+    pub ip: PathBuf,
+    pub iptables: PathBuf,
+    pub kubeadm: PathBuf,
+    pub kubelet: PathBuf,
+}
+
+/// Settings of the kubelet, on top of the fixed ones in `templates/kubelet.yaml`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubelet {
+    /// Who makes cgroups: `systemd` or `cgroupfs`. Must be what the container runtime says.
+    pub cgroup_driver: CgroupDriver,
+    /// Whether the kubelet refuses kernel settings other than its own, instead of changing them.
+    pub protect_kernel_defaults: bool,
+    /// Whether the kubelet refuses to run beside swap.
+    pub fail_swap_on: bool,
+    /// Time limit of most requests to the container runtime.
+    pub runtime_request_seconds: NonZeroU32,
+    /// How often the kubelet reports.
+    pub status_update_seconds: NonZeroU32,
+    /// Thresholds below which pods are evicted; empty for the kubelet's own.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// More flags, as `--name=value`.
+    pub flags: Vec<String>,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// Whoever starts a container, in the cgroup file system.
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+/// What an init makes of the cluster.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Where images of the control plane are named after; without it, kubeadm's own.
+    pub image_repository: Option<String>,
+    /// Whether CoreDNS is deployed, as kubeadm does it. Its image must be among the baked-in ones.
+    pub coredns: bool,
+    /// Whether kube-proxy sets the limits of the kernel's connection table. In a network namespace
+    /// it cannot.
+    pub kube_proxy_sets_conntrack: bool,
+}
+
+/// Time limits.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Any one program that is started, except those with a limit of their own.
+    pub program_seconds: Seconds,
+    /// The import of one image.
+    pub image_seconds: Seconds,
+    /// From the start of the kubelet to an API server that is ready. The static pods' start-up probes get
+    /// the same limit.
+    pub control_plane_seconds: Seconds,
+    /// From the start of the kubelet to a node that is ready.
+    pub node_seconds: Seconds,
+    /// Until the services of a new cluster are ready.
+    pub services_seconds: Seconds,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            log: LogFormat::default(),
+            hand_off: hand_off::FOLDER.into(),
+            state: "/run/state".into(),
+            folders: [
+                "/etc/cni/net.d",
+                "/etc/kubernetes",
+                "/var/lib/cni",
+                "/var/lib/containerd",
+                "/var/lib/etcd",
+                "/var/lib/kubelet",
+                "/var/log/kubernetes",
+                "/var/log/pods",
+            ]
+            .map(PathBuf::from)
+            .into(),
+            bind: true,
+            images: "/usr/lib/constellation/images".into(),
+            node_address: None,
+            api_server_port: 6443,
+            progress_listen: (Ipv4Addr::UNSPECIFIED, 30091).into(),
+            programs: Programs::default(),
+            runtime_socket: "/run/containerd/containerd.sock".into(),
+            kubelet: Kubelet::default(),
+            cluster: Cluster::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self {
+            ctr: "/usr/bin/ctr".into(),
+            ip: "/usr/sbin/ip".into(),
+            iptables: "/usr/sbin/iptables".into(),
+            kubeadm: "/usr/bin/kubeadm".into(),
+            kubelet: "/usr/bin/kubelet".into(),
+        }
+    }
+}
+
+impl Default for Kubelet {
+    fn default() -> Self {
+        Self {
+            cgroup_driver: CgroupDriver::Systemd,
+            protect_kernel_defaults: true,
+            fail_swap_on: true,
+            runtime_request_seconds: count(120),
+            status_update_seconds: count(10),
+            eviction_hard: BTreeMap::new(),
+            flags: Vec::new(),
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            image_repository: None,
+            coredns: false,
+            kube_proxy_sets_conntrack: true,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            program_seconds: Seconds::new(count(120)),
+            image_seconds: Seconds::new(count(300)),
+            control_plane_seconds: Seconds::new(count(240)),
+            node_seconds: Seconds::new(count(300)),
+            services_seconds: Seconds::new(count(300)),
+        }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn log_format(&self) -> LogFormat {
+        self.log
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_a_configuration_and_a_wrong_key_is_none() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.progress_listen.port(), 30091);
+        assert_eq!(config.kubelet.cgroup_driver, CgroupDriver::Systemd);
+        for wrong in [
+            "insecure = true",
+            "[kubelet]\ncgroup_driver = \"docker\"",
+            "[kubelet]\nanonymous = true",
+            "[limits]\nnode_seconds = 0",
+        ] {
+            assert!(toml::from_str::<Config>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Why a phase failed.
+
+use crate::{
+    certificates::CertificateError, file::FileError, program::ProgramError, state::StateError,
+    templates::TemplateError, version::UnknownVersion,
+};
+use std::time::Duration;
+
+/// Why a phase failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PhaseError {
+    /// The API server said no, or nothing.
+    #[error("{what}")]
+    Api {
+        /// What was to be done.
+        what: &'static str,
+        /// The answer.
+        source: Box<kube::Error>,
+    },
+    /// A certificate cannot be made.
+    #[error("sign the kubelet's certificates")]
+    Certificate(#[source] CertificateError),
+    /// A kubeconfig of this node's own does not serve.
+    #[error("use the kubeconfig `{path}`")]
+    Kubeconfig {
+        /// Which.
+        path: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A path in the material leads out of its folder, or is none of those that are expected.
+    #[error("`{0}` is no file of a control-plane node")]
+    ForeignFile(String),
+    /// What a phase needs came with no admission and is not on the disk.
+    #[error("no {0} came with the admission of this boot, and none is on the state disk")]
+    Missing(&'static str),
+    /// Folders cannot be mounted.
+    #[error("mount `{}`", path.display())]
+    Mount {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Programs of the node do not fit the cluster.
+    #[error("kubeadm is {kubeadm}, the cluster is to be {cluster}")]
+    OtherVersion {
+        /// The program's.
+        kubeadm: String,
+        /// The cluster's.
+        cluster: String,
+    },
+    /// A program failed.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The state file cannot be written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A template cannot be filled.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Something did not come about in time.
+    #[error("{what} not within {} s", limit.as_secs())]
+    TookTooLong {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The nodes of the cluster cannot be watched.
+    #[error("watch the nodes of the cluster")]
+    Watch(#[source] Box<kube::runtime::watcher::Error>),
+    /// kubeadm is of a version that is not supported.
+    #[error(transparent)]
+    Version(#[from] UnknownVersion),
+}
+
+impl PhaseError {
+    /// The API server's answer to `what`.
+    pub(crate) fn api(what: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |error| Self::Api {
+            what,
+            source: Box::new(error),
+        }
+    }
+}

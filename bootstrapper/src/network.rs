@@ -1,0 +1,91 @@
+//! The network of pods on this node: who gets addresses, and how packets leave.
+
+use crate::{
+    clients,
+    error::PhaseError,
+    file::{self, FileError},
+    node::Node,
+    program::{Program, until},
+    templates,
+};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use std::{fs, path::Path, time::Duration};
+
+/// How often the node's object is looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// The file that the container runtime finds first.
+const FILE: &str = "/etc/cni/net.d/10-constellation.conflist";
+
+/// Waits for the node's range of pods, and writes the network configuration.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn pod_network(node: &Node) -> Result<(), PhaseError> {
+    let pod_cidr = wait_for(node, "the node has a range of pods", |object| {
+        object.spec.as_ref()?.pod_cidr.clone()
+    })
+    .await?;
+    let forwarding = Path::new("/proc/sys/net/ipv4/ip_forward");
+    fs::write(forwarding, "1").map_err(FileError::new("write", forwarding))?;
+    masquerade(node, &pod_cidr).await?;
+    let text = templates::pod_network(&pod_cidr)?;
+    Ok(file::replace(Path::new(FILE), text.as_bytes(), 0o644)?)
+}
+
+/// Waits until the node's object says that it is ready.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn wait_until_ready(node: &Node) -> Result<(), PhaseError> {
+    wait_for(node, "the node is ready", |object| {
+        let conditions = object.status.as_ref()?.conditions.as_ref()?;
+        let ready = conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        ready.then_some(())
+    })
+    .await
+}
+
+/// Packets of pods to pods keep their sender; those that leave the cluster get the node's.
+async fn masquerade(node: &Node, pod_cidr: &str) -> Result<(), PhaseError> {
+    let pods = node.kubernetes().pod_subnet.as_str();
+    let rule = [
+        "POSTROUTING",
+        "--source",
+        pod_cidr,
+        "!",
+        "--destination",
+        pods,
+        "--jump",
+        "MASQUERADE",
+    ];
+    let iptables = |action: &str| {
+        let arguments = ["--wait", "--table", "nat", action].into_iter().chain(rule);
+        let limit = node.config.limits.program_seconds.duration();
+        Program::new(&node.config.programs.iptables, arguments, limit)
+    };
+    if iptables("--check").output().await.is_err() {
+        iptables("--append").run(&node.progress).await?;
+    }
+    Ok(())
+}
+
+async fn wait_for<T>(
+    node: &Node,
+    what: &'static str,
+    found: impl Fn(&NodeObject) -> Option<T>,
+) -> Result<T, PhaseError> {
+    let limit = node.config.limits.node_seconds.duration();
+    let name = node.hand_off.node_name.as_str();
+    let found = &found;
+    until(limit, POLL, || async move {
+        // A new client each time, so that a connection to a lost control plane is not kept.
+        let nodes: Api<NodeObject> = Api::all(clients::node().await?);
+        let object = nodes.get(name).await.map_err(PhaseError::api(what))?;
+        found(&object).ok_or(PhaseError::TookTooLong { what, limit })
+    })
+    .await
+}
