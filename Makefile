@@ -7,7 +7,6 @@
 #   make lint doc        formatting, clippy, rustdoc; nothing may warn
 #   make image           UKI, verity root and disk images under target/image
 #   make kubernetes      real Kubernetes, for the tests that run a cluster
-#   make kubernetes      real Kubernetes, for the tests that run a cluster
 #   make bench fuzz      measurements; longer fuzzing
 
 FUZZ_SECONDS ?= 600
@@ -29,10 +28,6 @@ image: setup
 # Kubernetes' own programs, built once into the user's cache or named by KUBERNETES_BIN.
 kubernetes: setup
 	$(XTASK) kubernetes
-
-# Kubernetes' own programs, built once into the user's cache or named by KUBERNETES_BIN.
-kubernetes: setup
-	cargo run --quiet -p xtask -- kubernetes
 
 services: setup
 	cargo build --bin join-service --bin key-service --bin constellation
@@ -64,7 +59,7 @@ bench: image
 	cargo run --release -p xtask -- bench
 
 fuzz-smoke: setup
-	$(XTASK) fuzz --seconds 60
+	$(XTASK) fuzz --seconds 30
 
 fuzz: setup
 	$(XTASK) fuzz --seconds $(FUZZ_SECONDS)

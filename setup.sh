@@ -4,6 +4,17 @@
 set -eu
 cd "$(dirname "$0")"
 
+# All that `.ci/run` builds and boots, with toolchain and packages; what is built already counts.
+needed=12288 # MiB
+free=$(df --output=avail -B 1M . | tail -n 1)
+if [ "$free" -lt "$needed" ]; then
+    built=$(du -sm target fuzz/target 2>/dev/null | awk '{ sum += $1 } END { print sum + 0 }')
+    if [ $((free + built)) -lt "$needed" ]; then
+        echo "setup: $((needed - built)) MiB of disk are needed in $PWD, but only $((free)) are free" >&2
+        exit 1
+    fi
+fi
+
 need() { # package providing a command: what the first cargo build cannot do without
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
