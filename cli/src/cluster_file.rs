@@ -40,6 +40,16 @@ impl ClusterFile {
         self.cluster_id
     }
 
+    /// The version of the key-encryption key.
+    pub(crate) const fn key_version(&self) -> KeyVersion {
+        self.key_version
+    }
+
+    /// The salts of data keys and of the cluster id, hexadecimal.
+    pub(crate) fn salts(&self) -> [&str; 2] {
+        [&self.salt, &self.measurement_salt]
+    }
+
     /// The keys of this cluster, if `secret` is its master secret.
     pub(crate) fn hierarchy(&self, secret: MasterSecret) -> Result<KeyHierarchy> {
         let salt = KeySalt(parse_salt(&self.salt)?);

@@ -7,7 +7,9 @@ use crate::output::OutputFormat;
 
 mod audit;
 mod image;
+mod init;
 mod keys;
+mod kubeconfig;
 mod manual;
 mod measure;
 mod node;
@@ -56,6 +58,11 @@ enum Command {
     Snp(snp::Command),
     /// See and change the node records of a join service
     Node(node::Node),
+    /// Make a cluster out of a first node that waits
+    Init(init::Init),
+    /// Take a cluster into the file that kubectl reads
+    #[command(subcommand)]
+    Kubeconfig(kubeconfig::Command),
     /// Unlock a waiting node when no join service answers
     Recover(recover::Recover),
     /// Check audit logs
@@ -80,6 +87,8 @@ impl Cli {
             Command::ReferenceValues(command) => command.run(self.output),
             Command::Snp(command) => command.run(self.output),
             Command::Node(command) => command.run(self.output),
+            Command::Init(command) => command.run(self.output),
+            Command::Kubeconfig(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),

@@ -39,6 +39,22 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("write `{}`", path.display()))
 }
 
+/// [`replace`] for a file of mode 0600.
+pub(crate) fn replace_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    // A leftover of a run that died; whoever else owns it, its mode must not become the file's.
+    if temporary.exists() {
+        fs::remove_file(&temporary).with_context(|| format!("remove `{}`", temporary.display()))?;
+    }
+    let mut file = create_secret(&temporary)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(Into::into)
+        .and_then(|()| sync_parent(path))
+        .with_context(|| format!("write `{}`", path.display()))
+}
+
 /// Writes a file that must not exist yet.
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> Result<()> {
     OpenOptions::new()

@@ -6,6 +6,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 
+mod admit;
 mod cluster_file;
 mod commands;
 mod documents;

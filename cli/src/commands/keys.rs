@@ -6,9 +6,12 @@ use identity::{ClusterId, KeyVersion};
 use key_hierarchy::{KeyEncryptionKey, KeyHierarchy, KeySalt, MeasurementSalt};
 use owner::AdmissionKey;
 use secret::MasterSecret;
-use secret_file::{SecretKind, write_credential, write_encrypted};
+use secret_file::{Passphrase, SecretKind, write_credential, write_encrypted};
 use serde::Serialize;
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     cluster_file::ClusterFile,
@@ -49,37 +52,49 @@ impl New {
     fn run(self) -> Result<NewKeys> {
         files::create_dir(&self.out)?;
         let passphrase = self.passphrase.fresh(SecretKind::MasterSecret)?;
+        NewKeys::make(&self.out, &passphrase).map(|(keys, _)| keys)
+    }
+}
+
+impl NewKeys {
+    /// Makes both files in a directory that is there.
+    pub(super) fn make(out: &Path, passphrase: &Passphrase) -> Result<(Self, MasterSecret)> {
         let secret = MasterSecret::try_fill(|bytes| random(bytes))?;
         let (mut salt, mut measurement_salt) = ([0; 32], [0; 32]);
         random(&mut salt)?;
         random(&mut measurement_salt)?;
-        let key = self.out.join("master-secret.key");
+        let key = out.join("master-secret.key");
         write_encrypted(
             &key,
             SecretKind::MasterSecret,
             secret.expose_secret(),
-            &passphrase,
+            passphrase,
         )?;
+        let copy = MasterSecret::try_fill(|bytes| {
+            bytes.copy_from_slice(secret.expose_secret());
+            anyhow::Ok(())
+        })?;
         let hierarchy = KeyHierarchy::new(
             KeyVersion::FIRST,
             KeyEncryptionKey {
-                secret,
+                secret: copy,
                 salt: KeySalt(salt),
             },
         );
         let cluster_id = hierarchy.derive_cluster_id(&MeasurementSalt(measurement_salt))?;
-        let cluster = self.out.join("cluster.json");
+        let cluster = out.join("cluster.json");
         ClusterFile::new(cluster_id, salt, measurement_salt).create(&cluster)?;
-        Ok(NewKeys {
+        let keys = Self {
             cluster_id,
             key,
             cluster,
-        })
+        };
+        Ok((keys, secret))
     }
 }
 
 #[derive(Serialize)]
-struct NewKeys {
+pub(super) struct NewKeys {
     cluster_id: ClusterId,
     key: PathBuf,
     cluster: PathBuf,

@@ -72,10 +72,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "key-service",
         &[
+            "admission",
             "api",
             "audit",
+            "hand-off",
             "identity",
             "key-hierarchy",
+            "kube-store",
             "secret",
             "secret-file",
             "service-runtime",

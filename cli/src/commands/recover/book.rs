@@ -4,15 +4,14 @@ use admission::{
     BootClaim, BootId, Claim, Key, NodeRecord, Persisted, RecordState, Refusal, Snapshot, Step,
     Timestamp, TombstoneCause, Unsettled, Value, settle,
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, bail};
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions, TryLockError},
-    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use crate::{
+    admit::{Journal, Ledger},
     documents,
     output::WithHint as _,
     records::{NodeState, Record, Records},
@@ -24,15 +23,13 @@ pub(super) struct Book {
     path: PathBuf,
     records: Records,
     objects: BTreeMap<Key, Value>,
-    /// Locked, because each run writes the records as a whole: of two at a time, one would undo the
-    /// other's generation, and that node's disk could be rolled back to it.
-    audit: File,
+    journal: Journal,
 }
 
 impl Book {
     /// Opens the records; the file must be writable, because a Commit is recorded in it.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let audit = open_audit(path)?;
+        let journal = Journal::open(path, "recover one node at a time")?;
         let records: Records = documents::read(path).hint(
             "write it while the join service runs: `constellation node list --output json`",
         )?;
@@ -51,32 +48,8 @@ impl Book {
             path: path.to_owned(),
             records,
             objects,
-            audit,
+            journal,
         })
-    }
-
-    /// Drives the core until it has a plan or refuses; what it wrote is durable then.
-    pub(super) fn settle(
-        &mut self,
-        decide: impl Fn(&Snapshot) -> Result<Step, Refusal>,
-    ) -> Result<Result<Persisted, Refusal>> {
-        match settle(&mut self.objects, decide) {
-            Ok(plan) => {
-                self.save()?;
-                Ok(Ok(plan.persisted()))
-            }
-            Err(Unsettled::Refused(refusal)) => Ok(Err(refusal)),
-            Err(Unsettled::Store(never)) => match never {},
-        }
-    }
-
-    /// Appends an event to the audit file beside the records, durably.
-    pub(super) fn audit(&self, now: Timestamp, event: &audit::RecordEvent) -> Result<()> {
-        let line = serde_json::to_string(&serde_json::json!({ "time": now.0, "event": event }))?;
-        let mut file = &self.audit;
-        writeln!(file, "{line}")
-            .and_then(|()| file.sync_all())
-            .with_context(|| format!("append to the audit file of `{}`", self.path.display()))
     }
 
     fn save(&mut self) -> Result<()> {
@@ -113,22 +86,23 @@ impl Book {
     }
 }
 
-/// Opens the audit file beside the records; it is the lock on them, too.
-fn open_audit(records: &Path) -> Result<File> {
-    let mut path = records.to_owned().into_os_string();
-    path.push(".audit.jsonl");
-    let path = PathBuf::from(path);
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("open `{}`", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
-        Err(TryLockError::WouldBlock) => {
-            Err(anyhow!("`{}` is in use", records.display())).hint("recover one node at a time")
+impl Ledger for Book {
+    fn settle(
+        &mut self,
+        decide: &dyn Fn(&Snapshot) -> Result<Step, Refusal>,
+    ) -> Result<Result<Persisted, Refusal>> {
+        match settle(&mut self.objects, decide) {
+            Ok(plan) => {
+                self.save()?;
+                Ok(Ok(plan.persisted()))
+            }
+            Err(Unsettled::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Unsettled::Store(never)) => match never {},
         }
+    }
+
+    fn audit(&self, now: Timestamp, event: &audit::RecordEvent) -> Result<()> {
+        self.journal.append(now, event)
     }
 }
 
@@ -213,7 +187,7 @@ mod tests {
             live_until: None,
         };
         let mut book = Book::open(path).unwrap();
-        let settled = book.settle(|snapshot| decide(&request, &peer, &context, snapshot));
+        let settled = book.settle(&|snapshot| decide(&request, &peer, &context, snapshot));
         settled.unwrap().map(drop)
     }
 
