@@ -8,7 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The table of callers. A caller that is not in it may ask for nothing.
 #[derive(Debug)]
-pub struct Callers(BTreeMap<PeerName, BTreeSet<KeyClass>>);
+pub struct Callers(BTreeMap<PeerName, Rights>);
+
+#[derive(Debug)]
+struct Rights {
+    classes: BTreeSet<KeyClass>,
+    control_plane_files: bool,
+}
 
 /// A class of keys as configurations spell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -27,10 +33,14 @@ impl Callers {
     /// [`DuplicateCaller`].
     pub fn new(callers: &[CallerConfig]) -> Result<Self, DuplicateCaller> {
         let mut table = BTreeMap::new();
-        for CallerConfig { name, classes } in callers {
-            let classes = classes.iter().map(|ClassName(class)| *class).collect();
-            if table.insert(name.clone(), classes).is_some() {
-                return Err(DuplicateCaller(name.clone()));
+        for caller in callers {
+            let classes = caller.classes.iter().map(|ClassName(class)| *class);
+            let rights = Rights {
+                classes: classes.collect(),
+                control_plane_files: caller.control_plane_files,
+            };
+            if table.insert(caller.name.clone(), rights).is_some() {
+                return Err(DuplicateCaller(caller.name.clone()));
             }
         }
         Ok(Self(table))
@@ -41,7 +51,14 @@ impl Callers {
     pub fn may_ask(&self, caller: &PeerName, class: KeyClass) -> bool {
         self.0
             .get(caller)
-            .is_some_and(|classes| classes.contains(&class))
+            .is_some_and(|rights| rights.classes.contains(&class))
+    }
+
+    /// Whether `caller` may ask for what makes a control-plane node.
+    #[must_use]
+    pub fn may_ask_for_files(&self, caller: &PeerName) -> bool {
+        let rights = self.0.get(caller);
+        rights.is_some_and(|rights| rights.control_plane_files)
     }
 }
 

@@ -6,12 +6,12 @@ use key_hierarchy::KeySalt;
 use serde::Deserialize;
 use service_runtime::{
     audit_log::AuditConfig,
-    config::{LogFormat, Seconds, count},
+    config::{LogFormat, Replica, Seconds, count},
     mtls::{PeerName, TlsFiles},
     program::ServiceConfig,
     secrets::SecretSource,
 };
-use std::{net::SocketAddr, num::NonZeroU32};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// The configuration of the key service.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,11 +27,14 @@ pub struct Config {
     /// How long a shutdown waits for the work in flight.
     pub drain_seconds: Seconds,
     /// What this replica calls itself in the audit log.
-    pub replica: String,
-    /// Certificate, key, and the CA of the callers.
-    pub tls: TlsFiles,
-    /// The key-encryption keys, all versions that anything is still encrypted under.
+    pub replica: Replica,
+    /// Standalone: certificate, key, and the CA of the callers.
+    pub tls: Option<TlsFiles>,
+    /// Standalone: the key-encryption keys, all versions that anything is still encrypted under.
+    #[serde(default)]
     pub key: Vec<KeyConfig>,
+    /// In a cluster, which has all of that: this section instead of `tls` and `key`.
+    pub cluster: Option<ClusterConfig>,
     /// Who may ask for what.
     pub caller: Vec<CallerConfig>,
     /// How much one caller may ask for.
@@ -62,6 +65,38 @@ pub struct CallerConfig {
     pub name: PeerName,
     /// The classes of keys it may ask for.
     pub classes: Vec<ClassName>,
+    /// Whether it may ask for what makes a control-plane node.
+    #[serde(default)]
+    pub control_plane_files: bool,
+}
+
+/// A key service in a cluster.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The name that callers reach this service by, for its certificate.
+    pub server_name: String,
+    /// Folder with the keys of Secret `master-secret`, a file each.
+    pub master_secret: PathBuf,
+    /// What makes a control-plane node: JSON, docs/formats.md.
+    pub control_plane_files: PathBuf,
+    /// How long a certificate is valid; it is renewed at half of that.
+    pub certificate_seconds: Seconds,
+    /// How to reach the API server. Without it, with the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whose certificates are kept fresh here.
+    #[serde(default)]
+    pub client: Vec<ClientConfig>,
+}
+
+/// A service that calls this one with a certificate from a Secret.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// The Secret, which must exist: `tls.crt`, `tls.key`, `ca.crt`.
+    pub secret: String,
+    /// The one name in the certificate, `dns:NAME` or `uri:NAME`.
+    pub name: PeerName,
 }
 
 /// Limits for each caller.

@@ -2,6 +2,7 @@
 
 use crate::{
     callers::{Callers, DuplicateCaller},
+    cluster::{Cluster, ClusterError, Identities},
     config::{Config, KeyConfig},
     release::KeyRelease,
 };
@@ -13,6 +14,7 @@ use secret_file::{SecretFileError, SecretKind};
 use service_runtime::{
     Chain, Readiness, Shutdown, admin,
     audit_log::{AuditLog, OpenError},
+    config::ConfigError,
     mtls::{MtlsAcceptor, MtlsError},
     program::Service,
     serve::{Protocol, Server},
@@ -30,6 +32,7 @@ pub struct KeyService {
     audit: AuditLog,
     readiness: Readiness,
     server: Server,
+    identities: Option<Identities>,
 }
 
 /// Why the key service did not start.
@@ -50,6 +53,15 @@ pub enum StartError {
     /// The table of callers is ambiguous.
     #[error("the table of callers is ambiguous")]
     Callers(#[source] DuplicateCaller),
+    /// The cluster's material cannot be used.
+    #[error("no cluster, no key service")]
+    Cluster(#[source] ClusterError),
+    /// Neither one kind of service nor the other.
+    #[error("expected either `[cluster]`, or `[tls]` and `[[key]]`")]
+    Mode,
+    /// The name of this replica cannot be read.
+    #[error("this replica has no name")]
+    Replica(#[source] ConfigError),
     /// A version is there twice, or is 0.
     #[error("key version {0} is listed twice, or is 0")]
     KeyVersion(KeyVersion),
@@ -78,18 +90,34 @@ impl KeyService {
         let readiness = Readiness::default();
         readiness.set("serving", false);
         admin::install_metrics();
-        let audit = AuditLog::open(&config.audit, &config.replica, &readiness)
-            .map_err(StartError::Audit)?;
+        let replica = config.replica.name().map_err(StartError::Replica)?;
+        let audit =
+            AuditLog::open(&config.audit, &replica, &readiness).map_err(StartError::Audit)?;
         let callers = Callers::new(&config.caller).map_err(StartError::Callers)?;
-        let keys = keys(&config.key)?;
+        let release = |keys| KeyRelease::new(keys, callers, config.limits, audit.clone());
+        let (acceptor, release, identities) = match (&config.cluster, &config.tls) {
+            (None, Some(tls)) => {
+                let acceptor = MtlsAcceptor::new(tls).map_err(StartError::Tls)?;
+                (acceptor, release(keys(&config.key)?), None)
+            }
+            (Some(cluster), None) if config.key.is_empty() => {
+                let cluster = Cluster::new(cluster, &readiness)
+                    .await
+                    .map_err(StartError::Cluster)?;
+                let release = release(cluster.keys).in_cluster(cluster.gate);
+                (cluster.acceptor, release, Some(cluster.identities))
+            }
+            _ => return Err(StartError::Mode),
+        };
         Ok(Self {
             listener: listen(config.listen).await?,
             admin: listen(config.admin_listen).await?,
-            acceptor: MtlsAcceptor::new(&config.tls).map_err(StartError::Tls)?,
-            release: KeyRelease::new(keys, callers, config.limits, audit.clone()),
+            acceptor,
+            release,
             audit,
             readiness,
             server: server(config),
+            identities,
         })
     }
 
@@ -122,6 +150,8 @@ impl KeyService {
             self.readiness.clone(),
             shutdown.clone(),
         ));
+        let identities = self.identities;
+        let identities = identities.map(|own| tokio::spawn(own.run(shutdown.clone())));
         let service = KeyServiceServer::new(self.release).max_decoding_message_size(MAX_REQUEST);
         self.readiness.set("serving", true);
         self.server
@@ -130,9 +160,11 @@ impl KeyService {
         if let Err(error) = self.audit.finish().await {
             tracing::error!(error = %Chain(&error), "the audit log is not signed to its end");
         }
-        // Ends by itself: it has seen the same shutdown.
-        if let Err(error) = admin.await {
-            tracing::error!(error = %Chain(&error), "the administrative server failed");
+        // They end by themselves: they have seen the same shutdown.
+        for task in [Some(admin), identities].into_iter().flatten() {
+            if let Err(error) = task.await {
+                tracing::error!(error = %Chain(&error), "a task of the service failed");
+            }
         }
     }
 }

@@ -308,11 +308,37 @@ impl PeerName {
         }
     }
 
+    /// The peer with this DNS name.
+    #[must_use]
+    pub fn dns(name: &str) -> Self {
+        Self(format!("dns:{name}"))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name as a certificate has it: kind and value. `None` for a name that no certificate has.
+    #[must_use]
+    pub fn parts(&self) -> Option<(NameKind, &str)> {
+        let (kind, value) = self.0.split_once(':')?;
+        match kind {
+            "dns" => Some((NameKind::Dns, value)),
+            "uri" => Some((NameKind::Uri, value)),
+            _ => None,
+        }
+    }
+}
+
+/// The kind of a [`PeerName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameKind {
+    /// A DNS name.
+    Dns,
+    /// A URI.
+    Uri,
 }
 
 impl fmt::Display for PeerName {
