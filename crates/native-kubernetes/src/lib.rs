@@ -5,14 +5,27 @@
 //! mock; the programs are those that [`Kubernetes::find`] finds. Everything that was started ends with
 //! the value that stands for it, and with the program that started it at the latest.
 //!
+//! An [`IsolatedNode`] is a machine of its own in namespaces of this one, with containerd, on a
+//! [`Network`] of its own; it needs root. [`init`] and [`join`] make a cluster of such nodes with plain
+//! kubeadm: what ours is measured against. An [`Image`] is written without a registry.
+//!
 //! No product depends on this crate.
 
 mod access;
 mod certificates;
+mod cgroups;
 mod control_plane;
 mod folder;
+mod image;
+mod kubeadm;
+mod network;
+mod node;
 mod relay;
 
 pub use access::Access;
 pub use control_plane::{ControlPlane, Options};
+pub use image::{Image, kubernetes_images};
+pub use kubeadm::{Join, init, join, kubectl};
 pub use kubernetes_binaries::{Kubernetes, Version};
+pub use network::Network;
+pub use node::IsolatedNode;
