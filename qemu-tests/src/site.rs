@@ -293,6 +293,7 @@ policy = "{dir}/policy.signed.json"
 reference_values = "{dir}/reference-values.signed.json"
 
 [store]
+kind = "file"
 path = "{dir}/join-service.redb"
 
 [key_service]

@@ -2,8 +2,9 @@
 
 use crate::{
     config::DocumentConfig,
-    store::{SerialError, Store, Version},
+    store::{SerialError, Store},
 };
+use admission::{SerialRefusal, Version};
 use appraisal::{Appraiser, LoadError, Policy, ReferenceValues};
 use aws_lc_rs::digest::{SHA256, digest as hash};
 use owner::{DocumentError, DocumentKind, OwnerFingerprint, SignedDocument};
@@ -24,9 +25,12 @@ pub enum DocumentsError {
     /// A file is missing from the watch; a bug.
     #[error("internal: expected two documents")]
     Count,
+    /// The serials cannot be stored in the cluster.
+    #[error("cannot store the serials")]
+    KubeStore(#[source] kube_store::SerialError),
     /// A document is older than one that was in force, or another one of the same serial.
     #[error("not newer than what was in force")]
-    Serial(#[source] SerialError),
+    Serial(#[source] SerialRefusal),
     /// A document is not signed by the owner.
     #[error("{document}")]
     Signature {
@@ -35,6 +39,9 @@ pub enum DocumentsError {
         /// Which check failed.
         source: DocumentError,
     },
+    /// The serials cannot be stored in the file.
+    #[error("cannot store the serials")]
+    Store(#[source] Box<redb::Error>),
 }
 
 const POLICY: &str = "policy";
@@ -65,6 +72,25 @@ pub fn open(
 }
 
 fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded {
+    let (appraiser, versions) = parse(contents, owner)?;
+    // Last, so that only documents that do come into force raise what is remembered.
+    let raised = store.raise_serials(&versions);
+    raised.map_err(|error| match error {
+        SerialError::Refused(refusal) => DocumentsError::Serial(refusal),
+        SerialError::Store(error) => DocumentsError::Store(error),
+    })?;
+    Ok(appraiser)
+}
+
+/// The rules of policy and reference values, in this order, if the owner signed both and they fit; and
+/// what a store must hold before they may come into force.
+///
+/// # Errors
+/// [`DocumentsError`] names the document.
+pub(crate) fn parse(
+    contents: &[Vec<u8>],
+    owner: &OwnerFingerprint,
+) -> Result<(Appraiser, [Version; 2]), DocumentsError> {
     let [policy, reference_values] = contents else {
         return Err(DocumentsError::Count);
     };
@@ -94,11 +120,7 @@ fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded
         },
     ];
     let appraiser = Appraiser::new(policy, reference_values).map_err(content(REFERENCE_VALUES))?;
-    // Last, so that only documents that do come into force raise what is remembered.
-    store
-        .raise_serials(&versions)
-        .map_err(DocumentsError::Serial)?;
-    Ok(appraiser)
+    Ok((appraiser, versions))
 }
 
 fn authenticate(

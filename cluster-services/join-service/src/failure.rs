@@ -2,6 +2,7 @@
 
 use crate::{
     keys::KeyError,
+    kubernetes::{CertificateError, LookError, RequestError},
     store::{DecisionError, StoreError},
 };
 use admission::{ForeignAppraisal, Refusal, RefusalClass};
@@ -18,6 +19,12 @@ pub enum Failure {
     /// The event cannot be recorded, so it must not happen.
     #[error("no audit record")]
     Audit(#[source] RecordError),
+    /// The cluster's signers gave no certificate.
+    #[error("no kubelet certificate")]
+    Certificate(#[source] CertificateError),
+    /// What is asked to be certified is not the node's.
+    #[error("certificate requests refused")]
+    CertificateRequest(#[source] RequestError),
     /// The ticket was decided for another peer; a bug.
     #[error("the ticket is not this peer's")]
     ForeignAppraisal(#[source] ForeignAppraisal),
@@ -27,6 +34,12 @@ pub enum Failure {
     /// There is no key.
     #[error("no key from the key service")]
     Key(#[source] KeyError),
+    /// The cluster's store has no answer.
+    #[error("no answer from the cluster's store")]
+    KubeStore(#[source] kube_store::StoreError),
+    /// The cluster does not say what it knows of the node.
+    #[error("no answer about the node")]
+    Look(#[source] LookError),
     /// The message makes no sense.
     #[error("malformed request")]
     Malformed(#[source] Malformed),
@@ -56,9 +69,13 @@ impl Failure {
     pub const fn class(&self) -> Class {
         match self {
             Self::Audit(_)
+            | Self::Certificate(_)
+            | Self::Look(_)
             | Self::RulesChanged
             | Self::Store(StoreError::Behind | StoreError::Failed) => Class::Unavailable,
+            Self::CertificateRequest(error) => error.class(),
             Self::Key(error) => error.class(),
+            Self::KubeStore(error) if error.is_unavailable() => Class::Unavailable,
             Self::Malformed(_) | Self::Seal(_) => Class::Malformed,
             Self::Refused(refusal) => match refusal.class() {
                 RefusalClass::Internal => Class::Internal,
@@ -66,9 +83,11 @@ impl Failure {
                 RefusalClass::Refused => Class::Refused,
                 RefusalClass::Unavailable => Class::Unavailable,
             },
-            Self::ForeignAppraisal(_) | Self::Grant | Self::NoNode | Self::Random => {
-                Class::Internal
-            }
+            Self::ForeignAppraisal(_)
+            | Self::Grant
+            | Self::KubeStore(_)
+            | Self::NoNode
+            | Self::Random => Class::Internal,
         }
     }
 
@@ -97,6 +116,23 @@ impl From<DecisionError> for Failure {
             DecisionError::Refused(refusal) => Self::Refused(refusal),
             DecisionError::Store(error) => Self::Store(error),
         }
+    }
+}
+
+impl From<kube_store::DecisionError> for Failure {
+    fn from(error: kube_store::DecisionError) -> Self {
+        match error {
+            kube_store::DecisionError::Refused(refusal) => Self::Refused(refusal),
+            kube_store::DecisionError::Store(error) => Self::KubeStore(error),
+            // Non-exhaustive: what is added later is a fault until it is sorted.
+            _ => Self::Grant,
+        }
+    }
+}
+
+impl From<LookError> for Failure {
+    fn from(error: LookError) -> Self {
+        Self::Look(error)
     }
 }
 

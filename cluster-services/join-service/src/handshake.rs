@@ -28,9 +28,16 @@ use tokio::net::TcpStream;
 pub struct Node {
     attester: Arc<AcceptedAttester<Appraised>>,
     rules: Arc<Appraiser>,
+    address: IpAddr,
 }
 
 impl Node {
+    /// Where it dials from.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Whether these rules have been in force since before the node's appraisal. A channel would else
     /// outlive a policy or an image that its owner withdrew.
     #[must_use]
@@ -117,6 +124,7 @@ impl Accept<TcpStream, IpAddr> for Door {
                 let node = Node {
                     attester: Arc::clone(stream.peer()),
                     rules,
+                    address: source,
                 };
                 tracing::info!(
                     peer = %source,

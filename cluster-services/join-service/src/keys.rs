@@ -4,22 +4,24 @@ use crate::config::KeyServiceConfig;
 use admission::Release;
 use api::{
     Class,
-    key::{GetDataKeyRequest, key_service_client::KeyServiceClient},
+    key::{GetControlPlaneFilesRequest, GetDataKeyRequest, key_service_client::KeyServiceClient},
 };
+use hand_off::ControlPlaneFiles;
 use hyper_util::rt::TokioIo;
 use secret::DataKey;
 use service_runtime::{
     Chain, Readiness,
-    mtls::{self, MtlsError},
+    mtls::{self, MtlsError, TlsFiles},
 };
 use std::{io, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::pki_types::{InvalidDnsNameError, ServerName},
 };
 use tonic::{
-    Code, Status,
+    Code, Response, Status,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -27,8 +29,18 @@ use tonic::{
 #[derive(Debug, Clone)]
 pub struct KeyClient {
     client: KeyServiceClient<Channel>,
+    connector: Connector,
     timeout: Duration,
     readiness: Readiness,
+}
+
+/// Connects anew with the certificate and the authority that the files hold then: the key service of
+/// a cluster rotates both.
+#[derive(Debug, Clone)]
+struct Connector {
+    address: String,
+    name: ServerName<'static>,
+    tls: TlsFiles,
 }
 
 /// Why the client cannot be set up.
@@ -52,6 +64,9 @@ pub enum SetupError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// The files of a control plane do not parse.
+    #[error("malformed control-plane files")]
+    Files(#[source] serde_json::Error),
     /// The key service answered with a key of another length.
     #[error("expected a key of {} bytes, got {got}", DataKey::LEN)]
     Length {
@@ -79,21 +94,23 @@ impl KeyClient {
     /// # Errors
     /// [`SetupError`] names the file or key that does not fit.
     pub fn new(config: &KeyServiceConfig, readiness: Readiness) -> Result<Self, SetupError> {
-        let tls = mtls::client_config(&config.tls).map_err(SetupError::Tls)?;
+        // What is wrong with the files now is wrong with the configuration.
+        mtls::client_config(&config.tls).map_err(SetupError::Tls)?;
         let name = ServerName::try_from(config.server_name.clone()).map_err(|source| {
             SetupError::Name {
                 name: config.server_name.clone(),
                 source,
             }
         })?;
-        let (connector, address) = (TlsConnector::from(tls), config.address);
+        let connector = Connector {
+            address: config.address.clone(),
+            name,
+            tls: config.tls.clone(),
+        };
+        let shared = connector.clone();
         let connect = tower::service_fn(move |_: Uri| {
-            let (connector, name) = (connector.clone(), name.clone());
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
-            }
+            let connector = shared.clone();
+            async move { connector.connect().await.map(TokioIo::new) }
         });
         let timeout = config.timeout_seconds.duration();
         let channel = Endpoint::from_static("http://key-service")
@@ -102,6 +119,7 @@ impl KeyClient {
             .connect_with_connector_lazy(connect);
         Ok(Self {
             client: KeyServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER),
+            connector,
             timeout,
             readiness,
         })
@@ -121,6 +139,37 @@ impl KeyClient {
         key
     }
 
+    /// Fetches what makes a control-plane node of the disk that a ticket was issued for. The key
+    /// service judges for itself whether it is one.
+    ///
+    /// # Errors
+    /// [`KeyError`]; asking again later loses nothing.
+    pub async fn control_plane_files(
+        &self,
+        release: &Release,
+    ) -> Result<ControlPlaneFiles, KeyError> {
+        let request = GetControlPlaneFilesRequest {
+            disk_uuid: release.disk().to_string(),
+        };
+        let mut client = self.client.clone();
+        let answer = self.answer(client.get_control_plane_files(request)).await?;
+        // The message wipes its copy when it is dropped.
+        serde_json::from_slice(&answer.files).map_err(KeyError::Files)
+    }
+
+    /// Shakes hands, if the last request got no answer: a service that is not ready gets no requests
+    /// that could tell it otherwise.
+    pub async fn probe(&self) {
+        if !self.readiness.missing().contains(&READY) {
+            return;
+        }
+        match tokio::time::timeout(self.timeout, self.connector.connect()).await {
+            Ok(Ok(_connected)) => self.readiness.set(READY, true),
+            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "no key service"),
+            Err(_) => tracing::warn!("no key service in time"),
+        }
+    }
+
     async fn fetch(&self, release: &Release) -> Result<DataKey, KeyError> {
         let request = GetDataKeyRequest {
             data_key_id: format!("state-disk/{}", release.disk()),
@@ -128,25 +177,44 @@ impl KeyClient {
             key_version: release.key_version().0,
         };
         let mut client = self.client.clone();
-        let answer = tokio::time::timeout(self.timeout, client.get_data_key(request))
+        let answer = self.answer(client.get_data_key(request)).await?;
+        // The message wipes its copy when it is dropped.
+        let bytes = &answer.data_key;
+        let key = DataKey::from_slice(bytes).ok_or(KeyError::Length { got: bytes.len() })?;
+        Ok(key)
+    }
+
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, KeyError> {
+        let answer = tokio::time::timeout(self.timeout, call)
             .await
-            .map_err(|_| KeyError::Timeout)?
+            .map_err(|_| KeyError::Timeout)?;
+        answer
+            .map(Response::into_inner)
             .map_err(|status| KeyError::Status {
                 code: status.code(),
                 source: Box::new(status),
-            })?;
-        // The message wipes its copy when it is dropped.
-        let bytes = &answer.get_ref().data_key;
-        let key = DataKey::from_slice(bytes).ok_or(KeyError::Length { got: bytes.len() })?;
-        Ok(key)
+            })
+    }
+}
+
+impl Connector {
+    async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let tls = mtls::client_config(&self.tls).map_err(io::Error::other)?;
+        let stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        let connector = TlsConnector::from(tls);
+        connector.connect(self.name.clone(), stream).await
     }
 }
 
 /// The length of a state disk's data key; [`DataKey`] refuses any other.
 const KEY_LENGTH: u32 = 32;
 
-/// A key of 32 bytes and its frame.
-const MAX_ANSWER: usize = 1024;
+/// The keys and certificates of a control plane; a data key is far below.
+const MAX_ANSWER: usize = 256 << 10;
 
 impl KeyError {
     /// Who is to blame from a node's view: it can only wait, or it is our own fault.
@@ -164,7 +232,7 @@ impl KeyError {
                 // The key service refuses us, not the node: the two are configured apart.
                 _ => Class::Internal,
             },
-            Self::Length { .. } => Class::Internal,
+            Self::Files(_) | Self::Length { .. } => Class::Internal,
         }
     }
 }

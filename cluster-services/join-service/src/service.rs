@@ -1,12 +1,14 @@
 //! From a configuration to a running service.
 
 use crate::{
-    config::{AdmissionKeyConfig, Config},
+    config::{AdmissionKeyConfig, Config, Mode, ModeError, Serves, Standalone, StoreConfig},
     documents::{self, DocumentWatch, DocumentsError},
     endorse::Endorsers,
     handshake::{Desk, Door},
     keys::{self, KeyClient},
+    kubernetes::{self, ConfigMapError, ConfigMapWatch, ConnectError, Kubernetes, NodeWatch},
     operator::{self, Admin, OperatorDoor},
+    records::Records,
     store::{self, Store},
     tickets::Tickets,
 };
@@ -14,16 +16,23 @@ use api::{
     admin::join_admin_server::JoinAdminServer, join::join_service_server::JoinServiceServer,
 };
 use appraisal::Appraiser;
+use kube::Client;
 use owner::{AdmissionKey, AdmissionKeyCertificate, KeyError, OwnerFingerprint, Seed};
 use secret_file::{SecretFileError, SecretKind};
 use service_runtime::{
     Chain, Readiness, Shutdown, admin,
     audit_log::{AuditLog, OpenError},
+    config::ConfigError,
     program::Service,
     serve::{Protocol, Server},
-    watch::WatchError,
+    watch::{WatchError, Watched},
 };
-use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tonic_web::GrpcWebLayer;
 use tower::Layer;
@@ -32,16 +41,37 @@ use tower::Layer;
 pub struct JoinService {
     listener: TcpListener,
     admin: TcpListener,
-    operator: UnixListener,
-    operator_socket: PathBuf,
-    operator_door: OperatorDoor,
     door: Door,
     tickets: Tickets,
     audit: AuditLog,
-    store: Store,
     readiness: Readiness,
-    watch: DocumentWatch,
+    backing: Backing,
     server: Server,
+}
+
+/// What the service has beside its sockets, alone or in a cluster.
+enum Backing {
+    Cluster {
+        client: Client,
+        config_maps: Box<ConfigMapWatch>,
+        nodes: Box<NodeWatch>,
+    },
+    Standalone {
+        store: Store,
+        watch: DocumentWatch,
+        operator: UnixListener,
+        operator_socket: PathBuf,
+        operator_door: OperatorDoor,
+    },
+}
+
+/// What is opened together with a [`Backing`].
+struct Opened {
+    serves: Serves,
+    backing: Backing,
+    rules: Watched<Appraiser>,
+    records: Records,
+    kubernetes: Option<Kubernetes>,
 }
 
 /// Why the join service did not start.
@@ -78,6 +108,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// There are no rules to appraise by in the cluster.
+    #[error("no policy and reference values, no join service")]
+    ConfigMaps(#[source] ConfigMapError),
+    /// There is no way to the API server.
+    #[error("no API server, no join service")]
+    Connect(#[source] ConnectError),
     /// There are no rules to appraise by.
     #[error("no policy and reference values, no join service")]
     Documents(#[source] WatchError<DocumentsError>),
@@ -87,6 +123,9 @@ pub enum StartError {
     /// The client of the key service cannot be set up.
     #[error("cannot set up the client of the key service")]
     KeyService(#[source] keys::SetupError),
+    /// The configuration is neither of a standalone service nor of one in a cluster.
+    #[error("configuration")]
+    Mode(#[source] ModeError),
     /// The operator's socket cannot be used.
     #[error("cannot listen on `{}`", path.display())]
     OperatorSocket {
@@ -95,6 +134,9 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The replica has no name.
+    #[error("no name for this replica")]
+    Replica(#[source] ConfigError),
     /// The admission key cannot be loaded.
     #[error("cannot load the admission key")]
     Secret(#[source] SecretFileError),
@@ -115,42 +157,37 @@ impl JoinService {
         let readiness = Readiness::default();
         readiness.set("serving", false);
         admin::install_metrics();
-        let audit = AuditLog::open(&config.audit, &config.replica, &readiness)
-            .map_err(StartError::Audit)?;
-        let store =
-            Store::open(&config.store.path, config.cluster_id).map_err(StartError::Store)?;
-        let key = admission_key(&config.admission_key, config.owner)?;
-        let (watch, rules) = documents::open(&config.documents, config.owner, store.clone())
-            .map_err(StartError::Documents)?;
+        let replica = config.replica.name().map_err(StartError::Replica)?;
+        let audit =
+            AuditLog::open(&config.audit, &replica, &readiness).map_err(StartError::Audit)?;
+        let opened = match config.mode().map_err(StartError::Mode)? {
+            Mode::Cluster { kubeconfig } => open_cluster(kubeconfig, &audit, &readiness).await?,
+            Mode::Standalone(standalone) => open_standalone(standalone)?,
+        };
+        let (serves, rules) = (opened.serves, opened.rules);
+        let key = admission_key(&config.admission_key, serves.owner)?;
         log_rules(&rules.current());
         let endorsers = Endorsers::open(config.endorsements.as_ref(), rules.current().policy())
             .map_err(StartError::Endorsements)?;
         let desk = Desk::new(rules.clone(), endorsers, key, audit.clone());
         let keys = KeyClient::new(&config.key_service, readiness.clone())
             .map_err(StartError::KeyService)?;
-        let socket = |source| StartError::OperatorSocket {
-            path: config.operator_socket.clone(),
-            source,
-        };
         Ok(Self {
             listener: listen(config.listen).await?,
             admin: listen(config.admin_listen).await?,
-            operator: operator::bind(&config.operator_socket).map_err(socket)?,
-            operator_socket: config.operator_socket.clone(),
-            operator_door: OperatorDoor::new().map_err(socket)?,
             door: Door::new(desk, &config.limits).map_err(StartError::Tls)?,
             tickets: Tickets {
                 rules,
-                store: store.clone(),
+                records: opened.records,
+                kubernetes: opened.kubernetes,
                 audit: audit.clone(),
                 keys,
-                cluster: config.cluster_id,
-                key_version: config.key_version,
+                cluster: serves.cluster,
+                key_version: serves.key_version,
             },
             audit,
-            store,
             readiness,
-            watch,
+            backing: opened.backing,
             server: server(config),
         })
     }
@@ -179,30 +216,45 @@ impl JoinService {
 
     /// Serves until shutdown is requested and what was begun is answered and recorded.
     pub async fn serve(self, shutdown: Shutdown) {
-        let watching = tokio::spawn(self.watch.run(shutdown.clone()));
-        let admin = tokio::spawn(admin::run(
-            self.admin,
-            self.readiness.clone(),
-            shutdown.clone(),
-        ));
-        let operator = Admin {
-            store: self.store.clone(),
-            audit: self.audit.clone(),
-            key_version: self.tickets.key_version,
-        };
-        let operator = JoinAdminServer::new(operator).max_decoding_message_size(MAX_REQUEST);
-        let operator_server = Server {
-            protocol: Protocol::Http2,
-            connections: 16,
-            connections_per_peer: 16,
-            ..self.server
-        };
-        let operator = tokio::spawn(operator_server.run(
-            self.operator,
-            self.operator_door,
-            operator,
-            shutdown.clone(),
-        ));
+        let admin = admin::run(self.admin, self.readiness.clone(), shutdown.clone());
+        let mut tasks = vec![tokio::spawn(admin)];
+        let mut left_over = None;
+        match self.backing {
+            Backing::Cluster {
+                client,
+                config_maps,
+                nodes,
+            } => {
+                tasks.push(tokio::spawn(config_maps.run(shutdown.clone())));
+                tasks.push(tokio::spawn(nodes.run(client, shutdown.clone())));
+                let keys = self.tickets.keys.clone();
+                tasks.push(tokio::spawn(probe(keys, shutdown.clone())));
+            }
+            Backing::Standalone {
+                store,
+                watch,
+                operator,
+                operator_socket,
+                operator_door,
+            } => {
+                tasks.push(tokio::spawn(watch.run(shutdown.clone())));
+                let admin = Admin {
+                    store: store.clone(),
+                    audit: self.audit.clone(),
+                    key_version: self.tickets.key_version,
+                };
+                let admin = JoinAdminServer::new(admin).max_decoding_message_size(MAX_REQUEST);
+                let server = Server {
+                    protocol: Protocol::Http2,
+                    connections: 16,
+                    connections_per_peer: 16,
+                    ..self.server
+                };
+                let serving = server.run(operator, operator_door, admin, shutdown.clone());
+                tasks.push(tokio::spawn(serving));
+                left_over = Some((store, operator_socket));
+            }
+        }
         let tickets = JoinServiceServer::new(self.tickets).max_decoding_message_size(MAX_REQUEST);
         let tickets = GrpcWebLayer::new().layer(tickets);
         self.readiness.set("serving", true);
@@ -210,17 +262,81 @@ impl JoinService {
             .run(self.listener, self.door, tickets, shutdown)
             .await;
         // These end by themselves: they have seen the same shutdown.
-        for task in [watching, admin, operator] {
+        for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(error = %Chain(&error), "a task of the service failed");
             }
         }
-        self.store.close().await;
+        let (store, socket) = left_over.unzip();
+        if let Some(store) = store {
+            store.close().await;
+        }
         if let Err(error) = self.audit.finish().await {
             tracing::error!(error = %Chain(&error), "the audit log is not signed to its end");
         }
-        // The next start removes it if this one cannot.
-        drop(fs::remove_file(&self.operator_socket));
+        if let Some(socket) = socket {
+            // The next start removes it if this one cannot.
+            drop(fs::remove_file(&socket));
+        }
+    }
+}
+
+fn open_standalone(config: Standalone<'_>) -> Result<Opened, StartError> {
+    let Serves { cluster, owner, .. } = config.serves;
+    let store = Store::open(config.store, cluster).map_err(StartError::Store)?;
+    let (watch, rules) =
+        documents::open(config.documents, owner, store.clone()).map_err(StartError::Documents)?;
+    let socket = |source| StartError::OperatorSocket {
+        path: config.operator_socket.to_owned(),
+        source,
+    };
+    Ok(Opened {
+        serves: config.serves,
+        records: Records::File(store.clone()),
+        kubernetes: None,
+        rules,
+        backing: Backing::Standalone {
+            store,
+            watch,
+            operator: operator::bind(config.operator_socket).map_err(socket)?,
+            operator_socket: config.operator_socket.to_owned(),
+            operator_door: OperatorDoor::new().map_err(socket)?,
+        },
+    })
+}
+
+async fn open_cluster(
+    kubeconfig: Option<&Path>,
+    audit: &AuditLog,
+    readiness: &Readiness,
+) -> Result<Opened, StartError> {
+    let connected = kubernetes::connect(kubeconfig).await;
+    let client = connected.map_err(StartError::Connect)?;
+    let opened = ConfigMapWatch::open(client.clone(), readiness.clone()).await;
+    let (config_maps, rules, facts) = opened.map_err(StartError::ConfigMaps)?;
+    let serves = config_maps.serves();
+    let kubernetes = Kubernetes::new(client.clone(), facts, audit.clone(), serves.key_version);
+    Ok(Opened {
+        serves,
+        records: Records::Cluster(kubernetes.store().clone()),
+        rules,
+        backing: Backing::Cluster {
+            client,
+            config_maps: Box::new(config_maps),
+            nodes: Box::new(NodeWatch::new(kubernetes.clone())),
+        },
+        kubernetes: Some(kubernetes),
+    })
+}
+
+/// Finds out when the key service is back: a replica that is not ready gets no requests.
+async fn probe(keys: KeyClient, shutdown: Shutdown) {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            () = tokio::time::sleep(INTERVAL) => keys.probe().await,
+        }
     }
 }
 
@@ -242,9 +358,8 @@ impl Service for JoinService {
         tracing::info!(
             listen = %config.listen,
             admin_listen = %config.admin_listen,
-            operator_socket = %config.operator_socket.display(),
-            cluster = %config.cluster_id,
-            owner = %config.owner,
+            store = ?config.store,
+            cluster = %service.tickets.cluster,
             "join service starts"
         );
         service.serve(shutdown).await;
@@ -266,7 +381,11 @@ fn server(config: &Config) -> Server {
         connections_per_peer: limits.connections_per_address.get() as usize,
         handshake: limits.handshake_seconds.duration() + HANDSHAKE_SLACK,
         idle: limits.idle_seconds.duration(),
-        request: config.key_service.timeout_seconds.duration() + Duration::from_secs(10),
+        request: config.key_service.timeout_seconds.duration()
+            + match config.store {
+                StoreConfig::File { .. } => Duration::from_secs(10),
+                StoreConfig::Kubernetes { .. } => kubernetes::TICKET_TIMEOUT,
+            },
         drain: config.drain_seconds.duration(),
     }
 }

@@ -7,7 +7,9 @@
 mod backup;
 mod writer;
 
-use admission::{BootClaim, NodeRecord, Persisted, Refusal, Snapshot, Step, Value};
+use admission::{
+    BootClaim, NodeRecord, Persisted, Refusal, SerialRefusal, Snapshot, Step, Value, Version,
+};
 use identity::ClusterId;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
@@ -107,40 +109,14 @@ pub enum DecisionError {
     Store(#[source] StoreError),
 }
 
-/// A document as the store remembers it.
-#[derive(Debug, Clone, Copy)]
-pub struct Version {
-    /// Which document.
-    pub document: &'static str,
-    /// Its serial.
-    pub serial: u64,
-    /// SHA-256 of its content.
-    pub digest: [u8; 32],
-}
-
-/// A document is not one that may follow what was in force before.
+/// Why documents may not come into force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SerialError {
-    /// The serial goes back.
-    #[error("{document}: serial {got} is below {stored}, which was in force before")]
-    Lower {
-        /// The document.
-        document: &'static str,
-        /// The highest serial seen.
-        stored: u64,
-        /// The document's.
-        got: u64,
-    },
-    /// Two documents have one serial: nobody could say which of them is the newer one.
-    #[error("{document}: serial {serial} was in force before with another content")]
-    Reused {
-        /// The document.
-        document: &'static str,
-        /// The serial of both.
-        serial: u64,
-    },
-    /// The serials cannot be stored, so the documents cannot come into force.
+    /// One of them is not newer.
+    #[error("not newer than what was in force")]
+    Refused(#[source] SerialRefusal),
+    /// The serials cannot be stored.
     #[error("cannot store the serials")]
     Store(#[source] Box<redb::Error>),
 }
@@ -302,30 +278,13 @@ impl Store {
                 let stored = table.get(version.document)?.map(|stored| stored.value());
                 if let Err(error) = version.follows(stored) {
                     // Dropping the transaction undoes what this loop wrote.
-                    return Ok(Err(error));
+                    return Ok(Err(SerialError::Refused(error)));
                 }
                 table.insert(version.document, (version.serial, version.digest))?;
             }
         }
         transaction.commit()?;
         Ok(Ok(()))
-    }
-}
-
-impl Version {
-    fn follows(&self, stored: Option<(u64, [u8; 32])>) -> Result<(), SerialError> {
-        let (document, got) = (self.document, self.serial);
-        match stored {
-            Some((stored, _)) if got < stored => Err(SerialError::Lower {
-                document,
-                stored,
-                got,
-            }),
-            Some((serial, digest)) if got == serial && self.digest != digest => {
-                Err(SerialError::Reused { document, serial })
-            }
-            _ => Ok(()),
-        }
     }
 }
 

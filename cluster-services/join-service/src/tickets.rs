@@ -4,19 +4,22 @@ use crate::{
     failure::Failure,
     handshake::Node,
     keys::KeyClient,
-    store::{Store, StoreError},
+    kubernetes::{CheckedRequests, Known, Kubernetes, ParsedRequests, RequestError},
+    records::Records,
+    store::StoreError,
 };
 use admission::{
     Context, Grant, Peer, Refusal, Release, Snapshot, Step, Ticket, Timestamp, decide,
 };
 use api::{
-    CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, SealedSecret,
+    CertificateRequests, CommitRequest, JoinTicket, JoinTicketRequest, RejoinTicket,
+    RejoinTicketRequest, SealedSecret,
     join::{self, join_service_server},
 };
 use appraisal::Appraiser;
 use audit::{Action, RecordEvent, Text};
 use aws_lc_rs::rand;
-use identity::{ClusterId, DiskId, KeyVersion};
+use identity::{ClusterId, DiskId, KeyVersion, Role};
 use service_runtime::{Chain, audit_log::AuditLog, watch::Watched};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -28,7 +31,9 @@ pub struct Tickets {
     /// Policy and reference values.
     pub rules: Watched<Appraiser>,
     /// The records.
-    pub store: Store,
+    pub records: Records,
+    /// The cluster that this service is part of, if it is.
+    pub kubernetes: Option<Kubernetes>,
     /// The audit log.
     pub audit: AuditLog,
     /// The key service.
@@ -45,7 +50,7 @@ impl Tickets {
         rand::fill(&mut random).map_err(|_| Failure::Random)?;
         let minted = DiskId::from_random(random);
         match self
-            .admit(node, admission::Request::RegisterDisk { minted })
+            .admit(node, admission::Request::RegisterDisk { minted }, None)
             .await?
         {
             Grant::Registered { disk } => Ok(disk),
@@ -54,20 +59,26 @@ impl Tickets {
     }
 
     async fn join(&self, node: &Node, request: JoinTicketRequest) -> Result<JoinTicket, Failure> {
+        let wanted = self.wanted(node, &request)?;
         let request = admission::Request::IssueJoinTicket {
             disk: request.disk,
             node: request.node_name,
             role: request.role,
         };
-        let Grant::Ticket(ticket) = self.admit(node, request).await? else {
+        let Grant::Ticket(ticket) = self.admit(node, request, None).await? else {
             return Err(Failure::Grant);
         };
-        let (release, data_key) = self.release(node, ticket).await?;
+        let release = release(node, ticket)?;
+        let with_files = release.role() == Role::ControlPlane;
+        let (data_key, material) = tokio::try_join!(
+            self.data_key(node, &release),
+            self.material(node, &release, wanted.as_ref(), with_files)
+        )?;
         Ok(JoinTicket {
             cluster_id: self.cluster,
             key_version: release.key_version(),
             data_key,
-            material: None,
+            material,
         })
     }
 
@@ -76,22 +87,97 @@ impl Tickets {
         node: &Node,
         request: RejoinTicketRequest,
     ) -> Result<RejoinTicket, Failure> {
+        let known = match &self.kubernetes {
+            Some(kubernetes) => kubernetes.look_at(request.disk).await?,
+            None => Known::default(),
+        };
+        let wanted = self.wanted_again(node, request.certificate_requests, &known)?;
         let request = admission::Request::IssueRejoinTicket {
             disk: request.disk,
             key_version: request.key_version,
         };
-        let Grant::Ticket(ticket) = self.admit(node, request).await? else {
+        let admitted = self.admit(node, request, known.live_until).await?;
+        let Grant::Ticket(ticket) = admitted else {
             return Err(Failure::Grant);
         };
-        let (release, data_key) = self.release(node, ticket).await?;
+        let release = release(node, ticket)?;
+        let (data_key, material) = tokio::try_join!(
+            self.data_key(node, &release),
+            self.material(node, &release, wanted.as_ref(), false)
+        )?;
         Ok(RejoinTicket {
             cluster_id: self.cluster,
             generation: release.generation(),
             data_key,
             node_name: release.node().clone(),
             role: release.role(),
-            material: None,
+            material,
         })
+    }
+
+    /// What a new node asks to be certified. Without it there is no ticket in a cluster, and nothing
+    /// is stored; outside of one it means nothing.
+    fn wanted(
+        &self,
+        node: &Node,
+        request: &JoinTicketRequest,
+    ) -> Result<Option<CheckedRequests>, Failure> {
+        let Some(kubernetes) = &self.kubernetes else {
+            return Ok(None);
+        };
+        let requests = request.certificate_requests.clone();
+        let of = (&request.node_name, request.role);
+        let checked = requests
+            .ok_or(RequestError::Absent)
+            .and_then(ParsedRequests::parse)
+            .and_then(|parsed| kubernetes.check(parsed, of, node.address()));
+        checked.map(Some).map_err(Failure::CertificateRequest)
+    }
+
+    /// What a known node asks to be certified. It may not know its name before it has the key: requests
+    /// for another name are none, and it asks once more.
+    fn wanted_again(
+        &self,
+        node: &Node,
+        requests: Option<CertificateRequests>,
+        known: &Known,
+    ) -> Result<Option<CheckedRequests>, Failure> {
+        let (Some(kubernetes), Some((name, role)), Some(requests)) =
+            (&self.kubernetes, &known.node, requests)
+        else {
+            return Ok(None);
+        };
+        let parsed = ParsedRequests::parse(requests).map_err(Failure::CertificateRequest)?;
+        if !parsed.are_of(name) {
+            return Ok(None);
+        }
+        let checked = kubernetes.check(parsed, (name, *role), node.address());
+        checked.map(Some).map_err(Failure::CertificateRequest)
+    }
+
+    /// Has the node's certificates issued, and seals all that it becomes one with.
+    async fn material(
+        &self,
+        node: &Node,
+        release: &Release,
+        wanted: Option<&CheckedRequests>,
+        with_files: bool,
+    ) -> Result<Option<SealedSecret>, Failure> {
+        let (Some(kubernetes), Some(wanted)) = (&self.kubernetes, wanted) else {
+            return Ok(None);
+        };
+        if wanted.node() != release.node() {
+            return Err(Failure::Grant);
+        }
+        let files = if with_files {
+            let files = self.keys.control_plane_files(release).await;
+            Some(files.map_err(Failure::Key)?)
+        } else {
+            None
+        };
+        let material = kubernetes.material(wanted, files).await?;
+        let sealed = node.sealing_key().seal_material(&material, node.binding());
+        sealed.map(Some).map_err(Failure::Seal)
     }
 
     async fn commit(
@@ -103,19 +189,24 @@ impl Tickets {
             disk: request.disk,
             generation: request.generation,
         };
-        match self.admit(node, request).await? {
+        match self.admit(node, request, None).await? {
             Grant::Committed { generation } => Ok(generation),
             _ => Err(Failure::Grant),
         }
     }
 
     /// Decides in the store, then records; what it returns may be granted.
-    async fn admit(&self, node: &Node, request: admission::Request) -> Result<Grant, Failure> {
+    async fn admit(
+        &self,
+        node: &Node,
+        request: admission::Request,
+        live_until: Option<Timestamp>,
+    ) -> Result<Grant, Failure> {
         let peer = Peer::new(node.appraised(), node.sealing_key().as_bytes(), node.path());
         let context = Context {
             now: now(),
             key_version: self.key_version,
-            live_until: None,
+            live_until,
         };
         let granted = {
             let (request, peer) = (request.clone(), peer.clone());
@@ -131,8 +222,8 @@ impl Tickets {
         }
     }
 
-    /// The store's thread hands what is durable there to the audit log's thread, and that one wakes
-    /// this task: nothing is granted before both.
+    /// The store hands what is durable there to the audit log's thread, and that one wakes this task:
+    /// nothing is granted before both.
     async fn grant<D>(&self, decide: D) -> Result<Grant, Failure>
     where
         D: Fn(&Snapshot) -> Result<Step, Refusal> + Send + 'static,
@@ -141,10 +232,10 @@ impl Tickets {
         // The peer may have gone; records and lines stay, and its next try continues from them.
         let answer = move |granted| drop(answer.send(granted));
         let audit = self.audit.clone();
-        self.store.settle_then(decide, move |decided| {
+        self.records.settle_then(decide, move |decided| {
             let persisted = match decided {
                 Ok(persisted) => persisted,
-                Err(error) => return answer(Err(error.into())),
+                Err(failure) => return answer(Err(failure)),
             };
             match persisted.event().cloned() {
                 Some(event) => audit.record_then(event, move |recorded| {
@@ -158,16 +249,9 @@ impl Tickets {
         answered.await.unwrap_or(gone)
     }
 
-    /// Fetches the key of a ticket and seals it to the node, whose appraisal it was decided on.
-    async fn release(
-        &self,
-        node: &Node,
-        ticket: Ticket,
-    ) -> Result<(Release, SealedSecret), Failure> {
-        let release = ticket
-            .release(node.appraised(), node.sealing_key().as_bytes())
-            .map_err(Failure::ForeignAppraisal)?;
-        let key = self.keys.data_key(&release).await.map_err(Failure::Key)?;
+    /// Fetches the key that may be released and seals it to the node.
+    async fn data_key(&self, node: &Node, release: &Release) -> Result<SealedSecret, Failure> {
+        let key = self.keys.data_key(release).await.map_err(Failure::Key)?;
         let sealed = node
             .sealing_key()
             .seal_data_key(&key, node.binding())
@@ -178,7 +262,7 @@ impl Tickets {
             path = %node.path(),
             "key released"
         );
-        Ok((release, sealed))
+        Ok(sealed)
     }
 
     /// A refusal that cannot be recorded is still a refusal.
@@ -231,6 +315,13 @@ impl Tickets {
             failure.status()
         })
     }
+}
+
+/// The permission in a ticket, for the node on whose appraisal it was decided.
+fn release(node: &Node, ticket: Ticket) -> Result<Release, Failure> {
+    ticket
+        .release(node.appraised(), node.sealing_key().as_bytes())
+        .map_err(Failure::ForeignAppraisal)
 }
 
 /// `RegisterDisk` has nothing to parse.

@@ -45,6 +45,13 @@ impl<T> Clone for Watched<T> {
 }
 
 impl<T> Watched<T> {
+    /// A first value, and the sender of whoever replaces it by later ones.
+    #[must_use]
+    pub fn channel(value: T) -> (watch::Sender<Arc<T>>, Self) {
+        let (sender, receiver) = watch::channel(Arc::new(value));
+        (sender, Self(receiver))
+    }
+
     /// The value now in force.
     #[must_use]
     pub fn current(&self) -> Arc<T> {
@@ -93,7 +100,7 @@ where
             read_all(paths).map_err(|(path, source)| WatchError::Read { path, source })?;
         let value =
             parse(&contents, None).map_err(|source| WatchError::Content { name, source })?;
-        let (sender, receiver) = watch::channel(Arc::new(value));
+        let (sender, watched) = Watched::channel(value);
         let watch = Self {
             paths: paths.to_vec(),
             name,
@@ -102,7 +109,7 @@ where
             contents,
             sender,
         };
-        Ok((watch, Watched(receiver)))
+        Ok((watch, watched))
     }
 
     /// Looks once.

@@ -16,7 +16,7 @@ use kube::{
 };
 use serde::Serialize;
 use serde_json::json;
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// How long one call of the API server may take.
@@ -30,7 +30,9 @@ const PAGE: u32 = 500;
 
 /// The store. Clones use the same connection.
 #[derive(Clone)]
-pub struct KubeStore {
+pub struct KubeStore(Arc<Resources>);
+
+struct Resources {
     claims: Api<DynamicObject>,
     records: Api<DynamicObject>,
 }
@@ -50,10 +52,10 @@ impl KubeStore {
     #[must_use]
     pub fn new(client: Client) -> Self {
         let api = |kind: Kind, client| Api::namespaced_with(client, NAMESPACE, &kind.resource());
-        Self {
+        Self(Arc::new(Resources {
             claims: api(Kind::Claim, client.clone()),
             records: api(Kind::Record, client),
-        }
+        }))
     }
 
     /// Lets the core decide on what the cluster holds, with every write durable before it decides on.
@@ -172,7 +174,7 @@ impl KubeStore {
                 fields.insert("status".into(), status);
             }
             let parameters = PostParams::default();
-            let put = self.records.replace_status(&name, &parameters, &object);
+            let put = self.0.records.replace_status(&name, &parameters, &object);
             if written("update the status of", &name, call(put).await)? {
                 return Ok(());
             }
@@ -292,10 +294,10 @@ impl KubeStore {
         }
     }
 
-    const fn api(&self, kind: Kind) -> &Api<DynamicObject> {
+    fn api(&self, kind: Kind) -> &Api<DynamicObject> {
         match kind {
-            Kind::Claim => &self.claims,
-            Kind::Record => &self.records,
+            Kind::Claim => &self.0.claims,
+            Kind::Record => &self.0.records,
         }
     }
 }

@@ -87,10 +87,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "bootstrapper",
         &[
+            "admission",
             "api",
+            "appraisal",
             "evidence",
             "hand-off",
             "identity",
+            "kube-store",
+            "manifests",
             "service-runtime",
         ],
     ),

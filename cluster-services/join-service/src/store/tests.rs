@@ -81,11 +81,11 @@ async fn serials_only_rise_and_only_together() {
     let lower = raise(&store, [("a", 9, 2), ("b", 4, 2)]).unwrap_err();
     assert!(matches!(
         lower,
-        SerialError::Lower {
+        SerialError::Refused(SerialRefusal::Lower {
             stored: 5,
             got: 4,
             ..
-        }
+        })
     ));
     raise(&store, [("a", 4, 2), ("b", 5, 1)]).unwrap();
     store.close().await;
@@ -101,10 +101,10 @@ async fn one_serial_is_one_content() {
     let reused = raise(&store, [("a", 4, 2), ("b", 5, 2)]).unwrap_err();
     assert!(matches!(
         reused,
-        SerialError::Reused {
+        SerialError::Refused(SerialRefusal::Reused {
             document: "b",
             serial: 5
-        }
+        })
     ));
     let backup = store.backup().unwrap();
     store.close().await;

@@ -4,7 +4,7 @@ use crate::setup::{Cluster, Running, expected_key, http, image, images};
 use api::{Class, admin};
 use evidence::AdmissionPath;
 use identity::Role;
-use join_service::{Config, JoinService, StartError};
+use join_service::{Config, JoinService, StartError, config::Mode};
 use owner::{DocumentKind, OwnerKey, Seed};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::json;
@@ -371,7 +371,21 @@ fn the_documented_configurations_load() {
         std::fs::write(&path, rest.split_once("```").unwrap().0).unwrap();
         path
     };
-    config::load::<Config>(&example("join-service")).unwrap();
+    let load = |name: &str| config::load::<Config>(&example(name)).unwrap();
+    let alone = load("join-service");
+    assert!(matches!(alone.mode(), Ok(Mode::Standalone(_))));
+    let clustered = load("join-service-in-a-cluster");
+    assert!(matches!(clustered.mode(), Ok(Mode::Cluster { .. })));
+    // Neither kind of store does with what the other one is told.
+    let mut half = alone.clone();
+    half.owner = None;
+    assert!(half.mode().is_err());
+    let mut double = clustered.clone();
+    double.documents = alone.documents.clone();
+    assert!(double.mode().is_err());
+    let mut other = alone;
+    other.store = clustered.store;
+    assert!(other.mode().is_err());
     config::load::<key_service::Config>(&example("key-service")).unwrap();
 }
 
@@ -381,7 +395,7 @@ async fn a_store_of_another_cluster_is_left_alone() {
     let keys = cluster.start_key_service(0).await;
     cluster.start_join_service(keys.address).await.stop().await;
     let mut config: Config = config::load(&cluster.path("join-service.toml")).unwrap();
-    config.cluster_id = identity::ClusterId::from_bytes([7; 32]);
+    config.cluster_id = Some(identity::ClusterId::from_bytes([7; 32]));
     let error = JoinService::bind(&config).await.unwrap_err();
     assert!(matches!(
         error,

@@ -203,6 +203,7 @@ admission_key.secret.credential.path = {admission_key:?}
 admission_key.certificate = {certificate:?}
 documents.policy = {policy:?}
 documents.reference_values = {values:?}
+store.kind = "file"
 store.path = {store:?}
 [key_service]
 address = "{key_service}"
