@@ -17,4 +17,4 @@ mod values;
 pub use apply::{Applied, ApplyError, FIELD_MANAGER, apply};
 pub use render::{Object, Ownership, RenderError, render};
 pub use secrets::SecretsError;
-pub use values::{Cluster, HostFolder, SubnetError, Values};
+pub use values::{Attestation, Cluster, HostFolder, SubnetError, Values};

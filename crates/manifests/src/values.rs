@@ -12,10 +12,40 @@ pub struct Values {
     pub kubernetes: KubernetesMaterial,
     /// Where nodes mount their state disk.
     pub state_folder: String,
-    /// What nodes attest with: `/dev/tpmrm0`, `/dev/sev-guest`, or a socket.
-    pub attestation_device: String,
+    /// What nodes attest with.
+    pub attestation: Attestation,
     /// What an init writes once. `None` for an upgrade, which leaves it alone.
     pub cluster: Option<Cluster>,
+}
+
+/// What nodes attest with. The default is what machines have; nodes that are none have other paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attestation {
+    /// Where the measured command line is, which names the kind of evidence.
+    pub command_line: String,
+    /// The TPM: a device, or `unix:` and the path of a socket.
+    pub tpm: String,
+}
+
+/// The measured command line of a machine.
+const COMMAND_LINE: &str = "/proc/cmdline";
+
+impl Default for Attestation {
+    fn default() -> Self {
+        Self {
+            command_line: COMMAND_LINE.into(),
+            tpm: "/dev/tpmrm0".into(),
+        }
+    }
+}
+
+impl Attestation {
+    /// Paths of the node that the pod needs beyond the devices, which a privileged one sees.
+    fn host_paths(&self) -> Vec<&str> {
+        let command_line = Some(self.command_line.as_str()).filter(|path| *path != COMMAND_LINE);
+        let socket = self.tpm.strip_prefix("unix:");
+        command_line.into_iter().chain(socket).collect()
+    }
 }
 
 /// What is written once, by the init of a cluster.
@@ -107,7 +137,7 @@ impl Values {
 pub(crate) struct View<'a> {
     kubernetes: &'a KubernetesMaterial,
     api_port: u16,
-    attestation_device: &'a str,
+    attestation: AttestationView<'a>,
     folders: Folders,
     images: Images,
     key_service_address: String,
@@ -116,6 +146,13 @@ pub(crate) struct View<'a> {
     users: Users,
     #[serde(flatten)]
     cluster: Option<Secrets<'a>>,
+}
+
+#[derive(Serialize)]
+struct AttestationView<'a> {
+    command_line: &'a str,
+    host_paths: Vec<&'a str>,
+    tpm: &'a str,
 }
 
 #[derive(Serialize)]
@@ -169,7 +206,11 @@ impl<'a> View<'a> {
         Ok(Self {
             kubernetes: &values.kubernetes,
             api_port: api_port(&values.kubernetes.api_endpoint),
-            attestation_device: &values.attestation_device,
+            attestation: AttestationView {
+                command_line: &values.attestation.command_line,
+                host_paths: values.attestation.host_paths(),
+                tpm: &values.attestation.tpm,
+            },
             folders: values.folders(),
             images: Images {
                 join_service: image("join-service"),

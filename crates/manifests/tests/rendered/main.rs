@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 use std::{collections::BTreeSet, path::Path};
 use support::values;
 
+/// `secret` of the Secret `master-secret`, without the label in front.
+const MASTER_SECRET_BASE64: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ";
+
 fn rendered() -> Vec<Object> {
     render(&values()).unwrap()
 }
@@ -173,7 +176,7 @@ fn malformed_values_are_refused_without_showing_them() {
     let error = render(&bad).unwrap_err();
     assert!(matches!(error, RenderError::Secrets(_)));
     assert!(!format!("{error:?}").contains("not a secret"));
-    assert!(!format!("{:?}", rendered()).contains(support::MASTER_SECRET_BASE64));
+    assert!(!format!("{:?}", rendered()).contains(MASTER_SECRET_BASE64));
 }
 
 /// What a pod may do on its node, for each service.
@@ -260,7 +263,7 @@ fn each_secret_is_mounted_by_one_service() {
         {
             let folders = values().host_folders();
             let ours = folders.iter().any(|folder| folder.path == path);
-            assert!(ours || path == values().attestation_device, "{path}");
+            assert!(ours || path == "/run/constellation/handoff.json", "{path}");
         }
     }
 }
@@ -350,4 +353,103 @@ fn no_role_is_without_a_binding() {
     let count = |kind: &str| objects.iter().filter(|o| o.kind() == kind).count();
     assert_eq!(count("Role"), count("RoleBinding"));
     assert_eq!(count("ClusterRole"), count("ClusterRoleBinding"));
+}
+
+/// What a service would load in its pod, as its own program loads it.
+fn configuration<T: DeserializeOwned>(service: &str) -> T {
+    let map = find("ConfigMap", service);
+    let text = map["data"][format!("{service}.toml")].as_str().unwrap();
+    toml::from_str(text).unwrap_or_else(|error| panic!("{service}: {error}\n{text}"))
+}
+
+/// Paths in a configuration that no volume of the pod would provide.
+fn unmounted(service: &str, paths: &[&Path]) -> Vec<String> {
+    let pod = &find("DaemonSet", service)["spec"]["template"]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mounts: Vec<_> = mounts
+        .iter()
+        .map(|mount| mount["mountPath"].as_str().unwrap())
+        .collect();
+    let missing = paths
+        .iter()
+        .filter(|path| !mounts.iter().any(|mount| path.starts_with(mount)));
+    missing.map(|path| path.display().to_string()).collect()
+}
+
+#[test]
+fn the_key_service_loads_its_configuration() {
+    let config: key_service::Config = configuration("key-service");
+    let cluster = config.cluster.unwrap();
+    let service_runtime::secrets::SecretSource::Credential { path } = &config.audit.key else {
+        panic!("{:?}", config.audit.key);
+    };
+    let paths: [&Path; 4] = [
+        &cluster.master_secret,
+        &cluster.control_plane_files,
+        &config.audit.directory,
+        path,
+    ];
+    assert_eq!(unmounted("key-service", &paths), [""; 0]);
+    assert!(config.tls.is_none() && config.key.is_empty());
+    let address = values().key_service_ip().unwrap().to_string();
+    assert_eq!(find("Service", "key-service")["spec"]["clusterIP"], address);
+    for client in &cluster.client {
+        find("Secret", &client.secret);
+        // Whoever gets a certificate here is a caller there, and may not ask for other classes.
+        let caller = config
+            .caller
+            .iter()
+            .find(|caller| caller.name == client.name);
+        let classes = caller.unwrap().classes.iter().map(|class| class.0.as_str());
+        assert_eq!(classes.collect::<Vec<_>>(), ["state-disk"]);
+    }
+}
+
+#[test]
+fn the_verification_service_loads_its_configuration() {
+    let config: verification_service::Config = configuration("verification-service");
+    let folder = config.node.hand_off.unwrap();
+    let file = folder.join("handoff.json");
+    assert_eq!(unmounted("verification-service", &[&file]), [""; 0]);
+    assert_eq!(config.http_listen.port(), 30080);
+    assert_eq!(config.grpc_listen.port(), 30081);
+}
+
+#[test]
+fn a_tpm_behind_a_socket_is_mounted() {
+    let mut values = values();
+    values.attestation = manifests::Attestation {
+        command_line: "/run/node/cmdline".into(),
+        tpm: "unix:/run/node/tpm.sock".into(),
+    };
+    let objects = render(&values).unwrap();
+    let is_ours = |o: &&Object| o.kind() == "DaemonSet" && o.name() == "verification-service";
+    let pod = &objects.iter().find(is_ours).unwrap().json["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    let paths: Vec<_> = volumes
+        .iter()
+        .filter_map(|v| v["hostPath"]["path"].as_str())
+        .collect();
+    let expected = [
+        "/run/constellation/handoff.json",
+        "/run/node/cmdline",
+        "/run/node/tpm.sock",
+    ];
+    assert_eq!(paths, expected);
+}
+
+#[test]
+fn the_join_service_loads_its_configuration() {
+    let config: join_service::Config = configuration("join-service");
+    assert!(config.mode().is_ok());
+    assert!(config.documents.is_none() && config.operator_socket.is_none());
+    let tls = &config.key_service.tls;
+    let paths: [&Path; 5] = [
+        &tls.certificate,
+        &tls.private_key,
+        &tls.peer_ca,
+        &config.admission_key.certificate,
+        &config.audit.directory,
+    ];
+    assert_eq!(unmounted("join-service", &paths), [""; 0]);
 }

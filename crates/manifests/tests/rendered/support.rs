@@ -4,10 +4,7 @@ use hand_off::{
     AdmissionMaterial, ClusterMaterial, ControlPlaneFiles, KubernetesMaterial, SecretText,
 };
 use identity::{ClusterId, KeyVersion};
-use manifests::{Cluster, Values};
-
-/// `secret` of the Secret `master-secret`, without the label in front.
-pub(crate) const MASTER_SECRET_BASE64: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ";
+use manifests::{Attestation, Cluster, Values};
 
 /// Everything an init has.
 pub(crate) fn values() -> Values {
@@ -23,7 +20,7 @@ pub(crate) fn values() -> Values {
             version: "v1.20.2".into(),
         },
         state_folder: "/run/state".into(),
-        attestation_device: "/dev/tpmrm0".into(),
+        attestation: Attestation::default(),
         cluster: Some(Cluster {
             keys: ClusterMaterial {
                 cluster_id: ClusterId::from_bytes([5; 32]),
