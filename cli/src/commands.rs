@@ -19,6 +19,7 @@ mod policy;
 mod recover;
 mod reference_values;
 mod snp;
+mod verify;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
 #[derive(Parser, Debug)]
@@ -65,6 +66,8 @@ enum Command {
     Kubeconfig(kubeconfig::Command),
     /// Unlock a waiting node when no join service answers
     Recover(recover::Recover),
+    /// Ask running nodes for evidence and appraise it here
+    Verify(verify::Verify),
     /// Check audit logs
     #[command(subcommand)]
     Audit(audit::Command),
@@ -90,6 +93,7 @@ impl Cli {
             Command::Init(command) => command.run(self.output),
             Command::Kubeconfig(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
+            Command::Verify(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

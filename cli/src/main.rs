@@ -1,7 +1,7 @@
 //! `constellation`: what an operator types.
 //!
 //! Results go to standard output (human text, or JSON with `--output json`), everything else to
-//! standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+//! standard error. Exit status: 0 done, 1 failed, 2 wrong usage; `verify` has more (docs/verify.md).
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -23,9 +23,12 @@ fn main() -> ExitCode {
     }
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::print_error(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref() {
+            Some(output::Status(status)) => ExitCode::from(*status),
+            None => {
+                output::print_error(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -55,7 +55,9 @@ impl DeskArgs {
         let values = ReferenceValues::parse(values.as_bytes()).context("reference values")?;
         let rules = Appraiser::new(policy, values)?;
         let folder = self.endorsements.as_deref();
-        let endorsements = folder.map(|folder| open(folder, &rules)).transpose()?;
+        let endorsements = folder
+            .map(|folder| open_endorsements(folder, &rules))
+            .transpose()?;
         Ok(Desk {
             rules,
             owner,
@@ -89,7 +91,8 @@ impl Desk {
     }
 }
 
-fn open(folder: &Path, rules: &Appraiser) -> Result<Endorsements> {
+/// The operator's folder of certificates, which is never filled from here.
+pub(crate) fn open_endorsements(folder: &Path, rules: &Appraiser) -> Result<Endorsements> {
     Endorsements::open(Config {
         folder: folder.to_owned(),
         max_files: MAX_FILES,

@@ -1,0 +1,190 @@
+//! `constellation verify`: what running nodes are, judged here.
+//!
+//! Each node is asked by its verification service; nothing that it says is believed, and no other
+//! judge is asked. docs/verify.md says what the result means.
+
+mod ask;
+mod checked;
+mod target;
+
+use anyhow::{Context as _, Result};
+use appraisal::{Appraiser, Policy, ReferenceValues};
+use clap::Args;
+use identity::ClusterId;
+use indicatif::ProgressBar;
+use owner::DocumentKind;
+use serde::Serialize;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+
+use crate::{
+    admit::open_endorsements,
+    cluster_file::ClusterFile,
+    documents,
+    output::{OutputFormat, Status, table},
+};
+use ask::{Finding, Outcome, Verifier};
+use target::Target;
+
+/// Exit statuses beside those that every command has.
+const REFUSED: u8 = 3;
+const UNAVAILABLE: u8 = 4;
+
+/// Ask running nodes for evidence and appraise it here.
+///
+/// Every node proves with fresh evidence what it booted and, where its platform has a latch, that it
+/// unlocked a disk of this cluster. Exit status: 0 all nodes are verified, 1 the command failed, 2 wrong
+/// usage, 3 a node is refused, 4 none is refused and one could not be asked or judged.
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// Nodes: `[NAME=]ADDRESS[:PORT]`, port 30081 unless it is given; with a NAME, the node must state it
+    #[arg(required = true)]
+    nodes: Vec<Target>,
+    /// The owner's public key
+    #[arg(long, value_name = "FILE")]
+    owner: PathBuf,
+    /// The signed policy
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// The signed reference values
+    #[arg(long, value_name = "FILE")]
+    reference_values: PathBuf,
+    /// The parameters of the cluster, `cluster.json`
+    #[arg(long, value_name = "FILE")]
+    cluster: PathBuf,
+    /// Folder with the certificates of report keys, as `constellation snp import-certs` fills it; for
+    /// SEV-SNP nodes whose host hands none out
+    #[arg(long, value_name = "FOLDER")]
+    endorsements: Option<PathBuf>,
+    /// How long one node may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+}
+
+impl Verify {
+    pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
+        let verifier = Arc::new(self.verifier()?);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        let limit = Duration::from_secs(self.timeout);
+        let findings = runtime.block_on(ask_all(&verifier, self.nodes, limit))?;
+        let report = Report::new(&verifier, findings);
+        output.print(&report)?;
+        report.status().map_or(Ok(()), |status| Err(status.into()))
+    }
+
+    fn verifier(&self) -> Result<Verifier> {
+        let owner = documents::owner_public_key(&self.owner)?.fingerprint();
+        let policy = documents::open(&self.policy, DocumentKind::Policy, &owner)?;
+        let values = documents::open(
+            &self.reference_values,
+            DocumentKind::ReferenceValues,
+            &owner,
+        )?;
+        let policy = Policy::parse(policy.as_bytes()).context("policy")?;
+        let values = ReferenceValues::parse(values.as_bytes()).context("reference values")?;
+        let rules = Appraiser::new(policy, values)?;
+        let folder = self.endorsements.as_deref();
+        let endorsements = folder
+            .map(|folder| open_endorsements(folder, &rules))
+            .transpose()?;
+        Ok(Verifier {
+            rules,
+            endorsements,
+            cluster: ClusterFile::read(&self.cluster)?.cluster_id(),
+        })
+    }
+}
+
+/// All at a time: a node's TPM takes longer than everything here. The findings are in the order asked.
+async fn ask_all(
+    verifier: &Arc<Verifier>,
+    nodes: Vec<Target>,
+    limit: Duration,
+) -> Result<Vec<Finding>> {
+    let progress = ProgressBar::new_spinner();
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress.set_message(format!("asking {} nodes", nodes.len()));
+    let mut asked = JoinSet::new();
+    for (place, node) in nodes.into_iter().enumerate() {
+        let verifier = Arc::clone(verifier);
+        asked.spawn(async move { (place, verifier.ask(node, limit).await) });
+    }
+    let mut findings = asked.join_all().await;
+    progress.finish_and_clear();
+    findings.sort_by_key(|(place, _)| *place);
+    findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// What was found.
+#[derive(Serialize)]
+struct Report {
+    cluster_id: ClusterId,
+    policy_serial: u64,
+    reference_values_serial: u64,
+    verified: usize,
+    refused: usize,
+    unavailable: usize,
+    nodes: Vec<Finding>,
+}
+
+impl Report {
+    fn new(verifier: &Verifier, nodes: Vec<Finding>) -> Self {
+        let count = |wanted: fn(&Outcome) -> bool| {
+            let fitting = nodes.iter().filter(|finding| wanted(&finding.outcome));
+            fitting.count()
+        };
+        Self {
+            cluster_id: verifier.cluster,
+            policy_serial: verifier.rules.policy().serial(),
+            reference_values_serial: verifier.rules.reference_values().serial(),
+            verified: count(|outcome| matches!(outcome, Outcome::Verified(_))),
+            refused: count(|outcome| matches!(outcome, Outcome::Refused(_))),
+            unavailable: count(|outcome| matches!(outcome, Outcome::Unavailable { .. })),
+            nodes,
+        }
+    }
+
+    const fn status(&self) -> Option<Status> {
+        match (self.refused, self.unavailable) {
+            (0, 0) => None,
+            (0, _) => Some(Status(UNAVAILABLE)),
+            _ => Some(Status(REFUSED)),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = [
+            "NODE", "ADDRESS", "RESULT", "IMAGE", "ROLES", "EVIDENCE", "CLUSTER",
+        ];
+        let rows = self.nodes.iter().map(Finding::row);
+        f.write_str(&table(&header, rows))?;
+        for finding in &self.nodes {
+            finding.explain(f)?;
+        }
+        for (kind, lists) in checked::by_kind(&self.nodes) {
+            writeln!(f, "\nChecked, for {kind}:")?;
+            for line in &lists.checked {
+                writeln!(f, "  {line}")?;
+            }
+            writeln!(f, "Not checked, for {kind}:")?;
+            for line in &lists.not_checked {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        writeln!(
+            f,
+            "\nCluster {}, policy {}, reference values {}: {} verified, {} refused, {} unavailable",
+            self.cluster_id,
+            self.policy_serial,
+            self.reference_values_serial,
+            self.verified,
+            self.refused,
+            self.unavailable
+        )
+    }
+}
