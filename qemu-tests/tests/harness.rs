@@ -5,13 +5,17 @@
     reason = "helpers of tests fail the test as the tests do"
 )]
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use qemu_tests::{
-    Accelerator, Boot, ChangedUki, Image, Line, Machine, MachineConfig, Site, Swtpm, Timeline,
-    TpmAuthority, Workspace, firmware_event_log,
+    Accelerator, Boot, ChangedUki, Disk, Image, Line, Machine, MachineConfig, Site, Swtpm,
+    Timeline, TpmAuthority, Workspace, firmware_event_log,
 };
 use serde_json::json;
+
+const MIB: u64 = 1024 * 1024;
 
 const BOOT: Duration = Duration::from_secs(90);
 
@@ -141,5 +145,25 @@ fn an_installation_becomes_ready_and_stops_when_asked() {
     site.key_service.start().unwrap();
     site.join_service.wait_ready().unwrap();
     site.join_service.kill().unwrap();
+
+    // With the image, a disk, the store and the reserves of audit logs it takes more.
+    Disk::state(&workspace.file("state.raw")).blank(64).unwrap();
+    assert!(size(workspace.dir()) > 8 * MIB);
     workspace.passed().unwrap();
+    assert!(
+        size(workspace.dir()) < MIB,
+        "a test that passed keeps more than its records"
+    );
+    assert!(!workspace.file("state.raw").exists());
+}
+
+/// Bytes that a folder's files take on the disk.
+fn size(dir: &Path) -> u64 {
+    let entries = dir.read_dir().unwrap().map(|entry| entry.unwrap());
+    let sizes = entries.map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => size(&entry.path()),
+        // st_blocks counts 512 bytes, stat(2).
+        false => entry.metadata().unwrap().blocks() * 512,
+    });
+    sizes.sum()
 }
