@@ -4,6 +4,8 @@
     reason = "a failed set-up fails the test; the lint knows test functions only"
 )]
 
+#[path = "../cluster/client.rs"]
+mod client;
 mod setup;
 
 use audit::{Action, Outcome};
@@ -180,4 +182,40 @@ async fn after_a_shutdown_nobody_is_answered() {
     // `stop` also checks that the log is whole and signed to its end.
     assert_eq!(setup.stop().await.len(), 1);
     assert!(client.get(DISK_KEY, 32, 1).await.is_err());
+}
+
+#[tokio::test]
+async fn alone_it_has_no_control_plane() {
+    let setup = Setup::start().await;
+    let client = setup.client("join-service").await;
+    let request = api::key::GetControlPlaneFilesRequest {
+        disk_uuid: DISK.to_string(),
+    };
+    let refused = client.0.clone().get_control_plane_files(request).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(setup.stop().await.len(), 1);
+}
+
+#[tokio::test]
+async fn it_is_either_alone_or_in_a_cluster() {
+    use key_service::{ClusterConfig, KeyService, StartError};
+    let cluster = |folder: &std::path::Path| ClusterConfig {
+        server_name: "key-service".into(),
+        master_secret: folder.into(),
+        control_plane_files: folder.join("files.json"),
+        certificate_seconds: service_runtime::config::Seconds::new(1.try_into().unwrap()),
+        kubeconfig: None,
+        client: Vec::new(),
+    };
+    for (alone, clustered) in [(true, true), (false, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = setup::configuration(folder.path(), &setup::Authority::new());
+        if !alone {
+            config.tls = None;
+            config.key.clear();
+        }
+        config.cluster = clustered.then(|| cluster(folder.path()));
+        let started = KeyService::bind(&config).await;
+        assert!(matches!(started, Err(StartError::Mode)));
+    }
 }

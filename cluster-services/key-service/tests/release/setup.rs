@@ -1,6 +1,6 @@
 //! A key service on a free port, with a certificate authority made for the test.
 
-use api::key::{GetDataKeyRequest, key_service_client::KeyServiceClient};
+use crate::client::Client;
 use audit::RecordEvent;
 use identity::{DiskId, KeyVersion};
 use key_hierarchy::{KeyEncryptionKey, KeyHierarchy, KeySalt};
@@ -16,17 +16,10 @@ use tokio::{
     net::TcpStream,
     task::JoinHandle,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, pem::PemObject},
-    },
-};
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
 };
 
 pub(crate) const DISK: DiskId =
@@ -131,7 +124,7 @@ impl Setup {
         names: &[&str],
     ) -> Result<Client, String> {
         let files = authority.issue(self.folder.path(), names[0], names, &self.authority);
-        self.dial(mtls::client_config(&files).unwrap()).await
+        Ok(self.dial(mtls::client_config(&files).unwrap()))
     }
 
     pub(crate) async fn connect_without_certificate(&self) -> Result<Client, String> {
@@ -145,23 +138,11 @@ impl Setup {
                 .with_root_certificates(roots)
                 .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        self.dial(Arc::new(config)).await
+        Ok(self.dial(Arc::new(config)))
     }
 
-    async fn dial(&self, config: Arc<ClientConfig>) -> Result<Client, String> {
-        let address = self.address;
-        let connect = tower::service_fn(move |_| {
-            let connector = TlsConnector::from(Arc::clone(&config));
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let name = "key-service".try_into().unwrap();
-                let stream = connector.connect(name, stream).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://key-service");
-        let channel = endpoint.connect_with_connector_lazy(connect);
-        Ok(Client(KeyServiceClient::new(channel)))
+    fn dial(&self, config: Arc<ClientConfig>) -> Client {
+        Client::dial(self.address, "key-service", config)
     }
 
     pub(crate) async fn close_audit_log(&self) {
@@ -193,22 +174,6 @@ impl Setup {
     }
 }
 
-pub(crate) struct Client(KeyServiceClient<Channel>);
-
-impl Client {
-    pub(crate) async fn get(&self, id: &str, length: u32, version: u32) -> Result<Vec<u8>, Code> {
-        let request = GetDataKeyRequest {
-            data_key_id: id.to_owned(),
-            length,
-            key_version: version,
-        };
-        let answer = self.0.clone().get_data_key(request).await;
-        answer
-            .map(|answer| answer.get_ref().data_key.clone())
-            .map_err(|status| status.code())
-    }
-}
-
 pub(crate) fn expected_disk_key(version: u32, disk: DiskId) -> Vec<u8> {
     let index = usize::try_from(version - 1).unwrap();
     let key = KeyEncryptionKey {
@@ -230,7 +195,7 @@ fn event(line: &str) -> Option<RecordEvent> {
     serde_json::from_value(event.clone()).ok()
 }
 
-fn configuration(folder: &Path, authority: &Authority) -> Config {
+pub(crate) fn configuration(folder: &Path, authority: &Authority) -> Config {
     fs::create_dir(folder.join("log")).unwrap();
     let tls = authority.issue(folder, "server", &["key-service"], authority);
     let (first, second) = (folder.join("master-1"), folder.join("master-2"));
