@@ -1,4 +1,5 @@
 use super::*;
+use std::fmt;
 
 fn refused<T: fmt::Debug>(parse: fn(&str) -> Result<T, String>, texts: &[&str]) {
     for text in texts {
