@@ -19,6 +19,7 @@ mod policy;
 mod recover;
 mod reference_values;
 mod snp;
+mod status;
 mod verify;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
@@ -66,6 +67,8 @@ enum Command {
     Kubeconfig(kubeconfig::Command),
     /// Unlock a waiting node when no join service answers
     Recover(recover::Recover),
+    /// Show nodes and services of a cluster
+    Status(status::ClusterStatus),
     /// Ask running nodes for evidence and appraise it here
     Verify(verify::Verify),
     /// Check audit logs
@@ -93,6 +96,7 @@ impl Cli {
             Command::Init(command) => command.run(self.output),
             Command::Kubeconfig(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
+            Command::Status(command) => command.run(self.output),
             Command::Verify(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),

@@ -11,6 +11,7 @@ mod cluster_file;
 mod commands;
 mod documents;
 mod files;
+mod kubernetes;
 mod output;
 mod records;
 mod secrets;

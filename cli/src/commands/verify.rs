@@ -7,20 +7,26 @@ mod ask;
 mod checked;
 mod target;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use appraisal::{Appraiser, Policy, ReferenceValues};
 use clap::Args;
 use identity::ClusterId;
 use indicatif::ProgressBar;
 use owner::DocumentKind;
 use serde::Serialize;
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinSet;
 
 use crate::{
     admit::open_endorsements,
     cluster_file::ClusterFile,
     documents,
+    kubernetes::Cluster,
     output::{OutputFormat, Status, table},
 };
 use ask::{Finding, Outcome, Verifier};
@@ -38,8 +44,12 @@ const UNAVAILABLE: u8 = 4;
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
     /// Nodes: `[NAME=]ADDRESS[:PORT]`, port 30081 unless it is given; with a NAME, the node must state it
-    #[arg(required = true)]
+    #[arg(required_unless_present = "kubeconfig")]
     nodes: Vec<Target>,
+    /// Ask every node of the cluster instead, and compare each with its node record; the administrator's
+    /// kubeconfig
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    kubeconfig: Option<PathBuf>,
     /// The owner's public key
     #[arg(long, value_name = "FILE")]
     owner: PathBuf,
@@ -69,7 +79,13 @@ impl Verify {
             .build()
             .context("start the runtime")?;
         let limit = Duration::from_secs(self.timeout);
-        let findings = runtime.block_on(ask_all(&verifier, self.nodes, limit))?;
+        let findings = runtime.block_on(async {
+            let nodes = match &self.kubeconfig {
+                Some(kubeconfig) => of_cluster(kubeconfig).await?,
+                None => self.nodes,
+            };
+            ask_all(&verifier, nodes, limit).await
+        })?;
         let report = Report::new(&verifier, findings);
         output.print(&report)?;
         report.status().map_or(Ok(()), |status| Err(status.into()))
@@ -96,6 +112,15 @@ impl Verify {
             cluster: ClusterFile::read(&self.cluster)?.cluster_id(),
         })
     }
+}
+
+/// Every node of a cluster. One that cannot be asked is an error: it would be missing in the result.
+async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Target>> {
+    let members = Cluster::open(kubeconfig).await?.members().await?;
+    if members.is_empty() {
+        bail!("the cluster has no nodes");
+    }
+    members.iter().map(Target::of).collect()
 }
 
 /// All at a time: a node's TPM takes longer than everything here. The findings are in the order asked.

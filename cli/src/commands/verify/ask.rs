@@ -6,8 +6,8 @@ use api::{
     verify::{GetIdentityRequest, verification_service_client::VerificationServiceClient},
 };
 use appraisal::{
-    AppraisalError, Appraiser, CredentialSecret, ErrorClass, FailedCheck, Membership, Statement,
-    Verified,
+    AppraisalError, Appraiser, AttesterIdentity, CredentialSecret, ErrorClass, FailedCheck,
+    Membership, Statement, Verified,
 };
 use aws_lc_rs::rand;
 use endorsements::{Endorsements, Found};
@@ -168,7 +168,8 @@ impl Verifier {
         let verified = self
             .rules
             .verify(challenged, activated.as_deref(), &statement)?;
-        Ok(Proven::of(&verified, target.name.is_some()))
+        compare_machine(verified.identity(), target.attester.as_ref())?;
+        Ok(Proven::of(&verified, target))
     }
 
     /// Says which name differs, before the evidence says only that one does.
@@ -199,8 +200,28 @@ impl Verifier {
     }
 }
 
+/// A node that took the name of another has evidence of its own machine.
+fn compare_machine(
+    got: &AttesterIdentity,
+    expected: Option<&AttesterIdentity>,
+) -> Result<(), Failure> {
+    match expected {
+        Some(expected) if got != expected => Err(Failure::Refused(Refused {
+            error: "another machine than the node record's".to_owned(),
+            checks: vec![Check {
+                check: "machine".to_owned(),
+                expected: expected.to_string(),
+                got: got.to_string(),
+            }],
+            explanation: Vec::new(),
+        })),
+        _ => Ok(()),
+    }
+}
+
 impl Proven {
-    fn of(verified: &Verified, name_expected: bool) -> Self {
+    fn of(verified: &Verified, target: &Target) -> Self {
+        let name_expected = target.name.is_some();
         Self {
             image: verified.image().to_owned(),
             roles: verified.roles().to_vec(),
@@ -211,7 +232,7 @@ impl Proven {
                 Membership::Stated => "stated",
             },
             name_expected,
-            lists: super::checked::Lists::of(verified, name_expected),
+            lists: super::checked::Lists::of(verified, target),
         }
     }
 }
@@ -262,8 +283,8 @@ impl Finding {
                 {
                     writeln!(f, "  {check}: expected {expected}, got {got}")?;
                 }
-                let untrusted = refused.explanation.iter();
-                untrusted.map(|line| writeln!(f, "  {line}")).collect()
+                let mut untrusted = refused.explanation.iter();
+                untrusted.try_for_each(|line| writeln!(f, "  {line}"))
             }
         }
     }

@@ -5,7 +5,10 @@ use evidence::EvidenceKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::ask::{Finding, Outcome};
+use super::{
+    ask::{Finding, Outcome},
+    target::Target,
+};
 
 /// Every check that was made, and what somebody might take for checked.
 #[derive(Clone, Debug, Serialize)]
@@ -15,7 +18,7 @@ pub(super) struct Lists {
 }
 
 impl Lists {
-    pub(super) fn of(verified: &Verified, name_expected: bool) -> Self {
+    pub(super) fn of(verified: &Verified, target: &Target) -> Self {
         let kind = verified.evidence_kind();
         let mut checked: Vec<&str> = Vec::new();
         checked.push("policy and reference values: signed by the owner");
@@ -53,11 +56,14 @@ impl Lists {
         if kind == EvidenceKind::SevSnpVtpm {
             not_checked.push("PCRs: the host runs this vTPM");
         }
-        not_checked.push(if name_expected {
-            "node name: the one asked for, but what software of the node states"
-        } else {
-            "node name: what software of the node states; give `NAME=ADDRESS` to ask for one"
-        });
+        match (&target.name, &target.attester) {
+            (_, Some(_)) => checked.push("node name: its record in the cluster names this machine"),
+            (Some(_), None) => not_checked
+                .push("node name: the one asked for, but what software of the node states"),
+            (None, None) => not_checked.push(
+                "node name: what software of the node states; give `NAME=ADDRESS` to ask for one",
+            ),
+        }
         not_checked.push("what runs on the node: pods, and whoever may start them");
         let owned = |lines: Vec<&str>| lines.into_iter().map(ToOwned::to_owned).collect();
         Self {

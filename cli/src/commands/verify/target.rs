@@ -1,10 +1,14 @@
 //! A node to ask.
 
+use anyhow::{Context as _, Result};
+use appraisal::AttesterIdentity;
 use identity::NodeName;
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
+
+use crate::kubernetes::Member;
 
 /// The gRPC port of the verification service.
 const PORT: u16 = 30081;
@@ -16,12 +20,31 @@ pub(super) struct Target {
     pub(super) name: Option<NodeName>,
     /// Host and port.
     pub(super) authority: String,
+    /// The machine that it must be, by its node record.
+    pub(super) attester: Option<AttesterIdentity>,
+}
+
+impl Target {
+    /// A node of the cluster, where the API server knows it and its record names the machine.
+    pub(super) fn of(member: &Member) -> Result<Self> {
+        let name = &member.name;
+        let record = member.record.as_ref();
+        let record = record.with_context(|| format!("node `{name}` has no record"))?;
+        let address = member.address();
+        let address = address.with_context(|| format!("node `{name}` has no address"))?;
+        let authority = authority(address);
+        Ok(Self {
+            name: Some(record.node.clone()),
+            authority: authority.with_context(|| format!("node `{name}`: address"))?,
+            attester: Some(record.attester).filter(AttesterIdentity::names_machine),
+        })
+    }
 }
 
 impl FromStr for Target {
     type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, &'static str> {
         let (name, place) = match text.split_once('=') {
             Some((name, place)) => (Some(name), place),
             None => (None, text),
@@ -30,7 +53,11 @@ impl FromStr for Target {
         let name = name.map_err(|_| "expected the name of a node before `=`")?;
         let authority =
             authority(place).ok_or("expected an address, or a host name, and a port")?;
-        Ok(Self { name, authority })
+        Ok(Self {
+            name,
+            authority,
+            attester: None,
+        })
     }
 }
 

@@ -1,0 +1,100 @@
+//! A running cluster, by the operator's kubeconfig.
+
+use admission::{NodeRecord, RecordState};
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use kube::{
+    Api, Client, Config, ResourceExt as _,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use kube_store::{KubeStore, NAMESPACE};
+use std::{path::Path, time::Duration};
+
+use crate::output::WithHint as _;
+
+/// The longest that one request may take.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// The API server of a cluster.
+pub(crate) struct Cluster {
+    client: Client,
+    store: KubeStore,
+}
+
+/// A node, as Kubernetes and the join service know it.
+pub(crate) struct Member {
+    /// Its name, in both.
+    pub(crate) name: String,
+    /// The node object, unless there is none any more, or none yet.
+    pub(crate) node: Option<Node>,
+    /// Its record, unless it was not admitted by a join service of ours.
+    pub(crate) record: Option<NodeRecord>,
+}
+
+impl Cluster {
+    /// Reads the kubeconfig; nobody is asked yet.
+    pub(crate) async fn open(kubeconfig: &Path) -> Result<Self> {
+        let file = Kubeconfig::read_from(kubeconfig)
+            .with_context(|| format!("read `{}`", kubeconfig.display()))
+            .hint("`constellation init` leaves one in its workspace")?;
+        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("use `{}`", kubeconfig.display()))?;
+        config.connect_timeout = Some(REQUEST);
+        config.read_timeout = Some(REQUEST);
+        let client = Client::try_from(config).context("make a Kubernetes client")?;
+        let store = KubeStore::new(client.clone());
+        Ok(Self { client, store })
+    }
+
+    /// Every node object and every live record, matched by name, in the order of their names.
+    pub(crate) async fn members(&self) -> Result<Vec<Member>> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await;
+        let nodes = nodes.context("list nodes")?;
+        let records = self.store.nodes().await.context("list node records")?;
+        let mut records: Vec<NodeRecord> = records
+            .into_iter()
+            .filter(|record| !record.is_tombstone())
+            .collect();
+        // An active one before one that was only issued: the name's disk is that.
+        records.sort_by_key(|record| record.state != RecordState::Active);
+        let mut members = Vec::new();
+        for node in nodes {
+            let name = node.name_any();
+            let at = records
+                .iter()
+                .position(|record| record.node.as_str() == name);
+            members.push(Member {
+                record: at.map(|at| records.remove(at)),
+                node: Some(node),
+                name,
+            });
+        }
+        members.extend(records.into_iter().map(|record| Member {
+            name: record.node.to_string(),
+            node: None,
+            record: Some(record),
+        }));
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(members)
+    }
+
+    /// Our services.
+    pub(crate) async fn services(&self) -> Result<Vec<DaemonSet>> {
+        let sets: Api<DaemonSet> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let sets = sets.list(&ListParams::default()).await;
+        Ok(sets.context("list services")?.items)
+    }
+}
+
+impl Member {
+    /// The address that other machines of its network reach it by.
+    pub(crate) fn address(&self) -> Option<&str> {
+        let status = self.node.as_ref()?.status.as_ref()?;
+        let mut addresses = status.addresses.iter().flatten();
+        let address = addresses.find(|address| address.type_ == "InternalIP")?;
+        Some(&address.address)
+    }
+}
