@@ -60,8 +60,15 @@ impl Service for Bootstrapper {
             close(followed).await;
             return Err(error.into());
         }
+        // Secrets of an init are in the cluster now; the file follows when the operator has the result.
+        node.material = Material::None;
         tracing::info!(node = %node.hand_off.node_name, "the node is ready");
-        let finish = finish(&node, followed);
+        let finish = async {
+            tokio::select! {
+                () = shutdown.requested() => Ok(()),
+                finished = finish(&node, followed) => finished,
+            }
+        };
         let (finished, ()) = tokio::join!(finish, routes::keep(&node, &shutdown));
         finished
     }

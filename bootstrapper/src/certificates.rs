@@ -101,3 +101,73 @@ pub fn sign_kubelet(
         )?,
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, IsCa};
+    use rustls::{
+        RootCertStore,
+        pki_types::{CertificateDer, ServerName},
+    };
+    use std::sync::Arc;
+
+    /// An authority as kubeadm makes it, but for the kind of its key.
+    fn authority() -> (CertificateDer<'static>, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let name = DnValue::PrintableString(AUTHORITY.try_into().unwrap());
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (
+            params.self_signed(&key).unwrap().into(),
+            key.serialize_pem(),
+        )
+    }
+
+    fn verify(authority: &CertificateDer<'static>, serving: &Pair, name: &str) -> bool {
+        use rustls::client::{WebPkiServerVerifier, danger::ServerCertVerifier as _};
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        let certificate = CertificateDer::from_pem_slice(serving.certificate.as_bytes()).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let now = rustls::pki_types::UnixTime::now();
+        verifier
+            .verify_server_cert(&certificate, &[], &name, &[], now)
+            .is_ok()
+    }
+
+    #[test]
+    fn a_kubelet_serves_under_its_own_names_and_no_other() {
+        let (authority, key) = authority();
+        let address = [10, 0, 0, 1].into();
+        let [client, serving] = sign_kubelet(&key, "first-0", address, SystemTime::now()).unwrap();
+        assert!(verify(&authority, &serving, "first-0"));
+        assert!(verify(&authority, &serving, "10.0.0.1"));
+        assert!(!verify(&authority, &serving, "kubernetes"));
+        assert!(
+            !verify(&authority, &client, "first-0"),
+            "a client is no server"
+        );
+        assert!(
+            !verify(&self::authority().0, &serving, "first-0"),
+            "another authority"
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_none_signs_nothing() {
+        for key in [
+            "",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
+            let signed = sign_kubelet(key, "first-0", [10, 0, 0, 1].into(), SystemTime::now());
+            assert!(signed.is_err(), "{key}");
+        }
+    }
+}

@@ -44,6 +44,8 @@ pub struct Config {
     pub kubelet: Kubelet,
     /// What an init makes.
     pub cluster: Cluster,
+    /// The services that an init deploys.
+    pub services: Services,
     /// How long things may take.
     pub limits: Limits,
 }
@@ -103,6 +105,20 @@ pub struct Cluster {
     pub kube_proxy_sets_conntrack: bool,
 }
 
+/// The services that an init deploys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Services {
+    /// The tag of their images.
+    pub version: String,
+    /// The TPM that nodes attest with: a device, or `unix:` and the path of a socket.
+    pub tpm: String,
+    /// Where nodes find their measured command line, which names the kind of evidence.
+    pub command_line: String,
+    /// Whether an init is over only when they are ready. Without, their images may come later.
+    pub wait: bool,
+}
+
 /// Time limits.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -147,6 +163,7 @@ impl Default for Config {
             runtime_socket: "/run/containerd/containerd.sock".into(),
             kubelet: Kubelet::default(),
             cluster: Cluster::default(),
+            services: Services::default(),
             limits: Limits::default(),
         }
     }
@@ -184,6 +201,17 @@ impl Default for Cluster {
             image_repository: None,
             coredns: false,
             kube_proxy_sets_conntrack: true,
+        }
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            tpm: manifests::Attestation::default().tpm,
+            command_line: manifests::Attestation::default().command_line,
+            wait: true,
         }
     }
 }

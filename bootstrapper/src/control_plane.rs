@@ -15,6 +15,7 @@ use crate::{
 };
 use readiness::readiness;
 use std::{path::Path, time::Duration};
+use tokio::net::TcpStream;
 
 mod readiness;
 
@@ -131,8 +132,14 @@ pub async fn static_pods(node: &Node) -> Result<(), PhaseError> {
 /// [`PhaseError`].
 pub async fn wait_for_api_server(node: &Node) -> Result<(), PhaseError> {
     let limit = node.config.limits.control_plane_seconds.duration();
-    // A new client each time: the certificates of its kubeconfig may just have been renewed.
-    until(limit, POLL, || async {
+    let endpoint = node.kubernetes().api_endpoint.as_str();
+    until(limit, POLL, || async move {
+        // The client library calls each failed connection an error in the log.
+        if let Err(source) = TcpStream::connect(endpoint).await {
+            let endpoint = endpoint.to_owned();
+            return Err(PhaseError::Unreachable { endpoint, source });
+        }
+        // A new client each time: the certificates of its kubeconfig may just have been renewed.
         readiness(&clients::administrator().await?).await
     })
     .await

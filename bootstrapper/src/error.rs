@@ -10,6 +10,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PhaseError {
+    /// The first node's record was refused.
+    #[error("write this node's record")]
+    Adopt(#[source] Box<kube_store::DecisionError>),
+    /// A service's object was refused.
+    #[error("deploy the services")]
+    Apply(#[source] Box<manifests::ApplyError>),
     /// The API server said no, or nothing.
     #[error("{what}")]
     Api {
@@ -35,6 +41,9 @@ pub enum PhaseError {
     /// A path in the material leads out of its folder, or is none of those that are expected.
     #[error("`{0}` is no file of a control-plane node")]
     ForeignFile(String),
+    /// The init material names an attester that is none.
+    #[error("malformed attester in the init material")]
+    MalformedAttester,
     /// What a phase needs came with no admission and is not on the disk.
     #[error("no {0} came with the admission of this boot, and none is on the state disk")]
     Missing(&'static str),
@@ -63,6 +72,20 @@ pub enum PhaseError {
     /// A template cannot be filled.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The record is another machine's.
+    #[error("this disk's record is of the attester {recorded}, not of {expected}")]
+    OtherAttester {
+        /// In the record.
+        recorded: String,
+        /// In the init material.
+        expected: String,
+    },
+    /// The services' objects cannot be made.
+    #[error("render the services' manifests")]
+    Render(#[source] Box<manifests::RenderError>),
+    /// The records cannot be read.
+    #[error("read this node's record")]
+    Store(#[source] Box<kube_store::StoreError>),
     /// Something did not come about in time.
     #[error("{what} not within {} s", limit.as_secs())]
     TookTooLong {
@@ -70,6 +93,14 @@ pub enum PhaseError {
         what: &'static str,
         /// The limit.
         limit: Duration,
+    },
+    /// Nobody listens there yet.
+    #[error("the API server at `{endpoint}` cannot be reached")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// What the operating system said.
+        source: std::io::Error,
     },
     /// The nodes of the cluster cannot be watched.
     #[error("watch the nodes of the cluster")]

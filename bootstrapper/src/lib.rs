@@ -20,7 +20,6 @@ pub mod control_plane;
 pub mod folders;
 pub mod kubelet;
 pub mod network;
-pub mod objects;
 pub mod progress;
 pub mod routes;
 pub mod rules;

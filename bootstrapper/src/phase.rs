@@ -9,7 +9,7 @@ use crate::{
     error::PhaseError,
     folders, kubelet, network,
     node::{Material, Node},
-    objects, rules, services,
+    rules, services,
     state::Origin,
 };
 use api::bootstrap::PhaseState;
@@ -62,8 +62,8 @@ pub enum Phase {
     RenewCertificates,
     /// What nodes may do in the cluster.
     Rules,
-    /// Secrets and configuration of the cluster's services.
-    ServiceObjects,
+    /// Makes the folders that the services' pods write to.
+    ServiceFolders,
     /// Deploys the services.
     Services,
     /// Waits for the services.
@@ -96,9 +96,9 @@ const FIRST: &[Phase] = &[
     Phase::CoreDns,
     Phase::PodNetwork,
     Phase::NodeReady,
-    Phase::ServiceObjects,
-    Phase::NodeRecord,
+    Phase::ServiceFolders,
     Phase::Services,
+    Phase::NodeRecord,
     Phase::ServicesReady,
 ];
 
@@ -120,6 +120,7 @@ const CONTROL_PLANE: &[Phase] = &[
     Phase::MarkJoined,
     Phase::PodNetwork,
     Phase::NodeReady,
+    Phase::ServiceFolders,
 ];
 
 /// A worker.
@@ -171,7 +172,7 @@ impl Phase {
             Self::PodNetwork => "pod-network",
             Self::RenewCertificates => "renew-certificates",
             Self::Rules => "rules",
-            Self::ServiceObjects => "service-objects",
+            Self::ServiceFolders => "service-folders",
             Self::Services => "services",
             Self::ServicesReady => "services-ready",
             Self::StartKubelet => "start-kubelet",
@@ -194,6 +195,7 @@ impl Phase {
                 | Self::NodeReady
                 | Self::PodNetwork
                 | Self::RenewCertificates
+                | Self::ServiceFolders
                 | Self::StartKubelet
         )
     }
@@ -222,7 +224,7 @@ impl Phase {
             Self::PodNetwork => network::pod_network(node).await,
             Self::RenewCertificates => control_plane::renew_certificates(node).await,
             Self::Rules => rules::apply(node).await,
-            Self::ServiceObjects => objects::apply(node).await,
+            Self::ServiceFolders => services::folders(node),
             Self::Services => services::deploy(node).await,
             Self::ServicesReady => services::wait_until_ready(node).await,
             Self::StartKubelet => kubelet::start(node),

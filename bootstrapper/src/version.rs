@@ -38,16 +38,6 @@ impl KubernetesVersion {
             format!("--container-runtime-endpoint={endpoint}"),
         ]
     }
-
-    /// Whether the kubelet sets its node's taints and labels by the name `control-plane` alone.
-    #[must_use]
-    pub const fn control_plane_label(self) -> &'static str {
-        if self.minor < 24 {
-            "node-role.kubernetes.io/master"
-        } else {
-            "node-role.kubernetes.io/control-plane"
-        }
-    }
 }
 
 impl FromStr for KubernetesVersion {

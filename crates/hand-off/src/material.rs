@@ -71,6 +71,10 @@ pub struct InitMaterial {
     pub reference_values: String,
     /// How the CLI follows the run.
     pub progress: ProgressMaterial,
+    /// As whom the node that gets this was attested, as `appraisal::AttesterIdentity` displays it: only who
+    /// seals it knows. The node's record cannot be written without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attester: Option<String>,
 }
 
 /// The master secret and its parameters.
