@@ -37,14 +37,14 @@ demo: image services
 	cargo run --quiet --bin demo
 
 # The services that machines talk to are built with the tests.
-test: image
+test: image kubernetes
 	$(XTASK) test
 
 # Whole boots on a SEV-SNP guest interface that a test program provides.
 test-snp: image
 	$(XTASK) test --machines snp::
 
-test-fast: setup
+test-fast: setup kubernetes
 	$(XTASK) test --fast
 
 lint: setup

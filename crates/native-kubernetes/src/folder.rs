@@ -46,21 +46,18 @@ impl Folder {
         &self.path
     }
 
-    /// Leaves the folder to whoever looks for the reason of a failure.
+    /// Leaves the folder to whoever looks for the reason of a failure, once its value goes.
     pub(crate) fn keep(&mut self) {
         self.kept = true;
-        // What is still locked is somebody else's to remove later.
-        drop(fs::remove_file(self.path.join(LOCK)));
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.keep();
-        }
-        if self.kept {
+        // Both fail only when somebody else has removed it.
+        if self.kept || thread::panicking() {
             eprintln!("logs are kept in {}", self.path.display());
+            drop(fs::remove_file(self.path.join(LOCK)));
         } else {
             drop(fs::remove_dir_all(&self.path));
         }

@@ -28,4 +28,4 @@ pub use image::{Image, kubernetes_images};
 pub use kubeadm::{Join, init, join, kubectl};
 pub use kubernetes_binaries::{Kubernetes, Version};
 pub use network::Network;
-pub use node::IsolatedNode;
+pub use node::{IsolatedNode, may_isolate};

@@ -340,6 +340,17 @@ impl Drop for IsolatedNode {
     }
 }
 
+/// Whether this user may make isolated nodes, which only root may; says so if not, for a test that then
+/// has nothing to do.
+#[must_use]
+pub fn may_isolate() -> bool {
+    let may = rustix::process::geteuid().is_root();
+    if !may {
+        eprintln!("skipped: isolated nodes need root");
+    }
+    may
+}
+
 /// Ends what a killed program left of a node: its processes are gone with it, its groups are not.
 fn bury(left: &Path) {
     let name = left.file_name().unwrap_or_default().to_string_lossy();

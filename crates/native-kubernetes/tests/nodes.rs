@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use native_kubernetes::{
-    IsolatedNode, Kubernetes, Network, init, join, kubectl, kubernetes_images,
+    IsolatedNode, Kubernetes, Network, init, join, kubectl, kubernetes_images, may_isolate,
 };
 use std::{
     fs,
-    path::Path,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +55,9 @@ fn remains(nodes: &[String]) -> Vec<String> {
 
 #[test]
 fn two_nodes_become_ready_and_leave_nothing() {
+    if !may_isolate() {
+        return;
+    }
     let before = shared_settings();
     let kubernetes = Kubernetes::find().unwrap();
     let started = Instant::now();
@@ -107,6 +112,9 @@ fn two_nodes_become_ready_and_leave_nothing() {
 /// What is on the disk survives a power cut, and nothing else.
 #[test]
 fn a_node_boots_again_from_its_disk() {
+    if !may_isolate() {
+        return;
+    }
     let kubernetes = Kubernetes::find().unwrap();
     let network = Network::start().unwrap();
     let mut node = IsolatedNode::start(&kubernetes, &network, "node-0", 7).unwrap();
@@ -130,4 +138,43 @@ fn a_node_boots_again_from_its_disk() {
     node.power_on(&network).unwrap();
     assert_eq!(node.read("/etc/kubernetes/kept").unwrap(), "on the disk");
     assert!(node.read("/run/lost").is_err());
+}
+
+/// A program that is killed takes its nodes' processes with it; the rest goes with the next node.
+#[test]
+fn what_a_killed_program_left_is_removed() {
+    if !may_isolate() {
+        return;
+    }
+    let mut program = Command::new(env!("CARGO_BIN_EXE_isolated-node"));
+    let mut program = program.stdout(Stdio::piped()).spawn().unwrap();
+    let mut folder = String::new();
+    // Held, or the program would end by itself at its next word.
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    output.read_line(&mut folder).unwrap();
+    let folder = PathBuf::from(folder.trim());
+    let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(!processes_with(&name).is_empty(), "no node is there");
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while !processes_with(&name).is_empty() {
+        assert!(Instant::now() < end, "{:?}", processes_with(&name));
+        thread::sleep(Duration::from_millis(50));
+    }
+
+    let network = Network::start().unwrap();
+    let next = IsolatedNode::start(&Kubernetes::find().unwrap(), &network, "next", 1).unwrap();
+    assert_eq!(remains(&[name]), Vec::<String>::new());
+    drop(next);
+}
+
+/// Processes whose command line has this text.
+fn processes_with(text: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let lines = processes.filter_map(|entry| {
+        let line = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).into_owned())
+    });
+    lines.filter(|line| line.contains(text)).collect()
 }

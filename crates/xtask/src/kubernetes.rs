@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let _alone = lock(&cache, &progress)?;
         sweep(&cache)?;
         progress.say("fetch the package lists");
-        let apt = Apt::prepare_with_sources(&cache.join("apt"))?;
+        let lists = work(&cache)?;
+        let apt = Apt::prepare_with_sources(lists.path())?;
         if needs_tools {
             tools::unpack(&apt, &cache, &progress)?;
         }
