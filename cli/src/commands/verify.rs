@@ -82,7 +82,7 @@ impl Verify {
         let findings = runtime.block_on(async {
             let nodes = match &self.kubeconfig {
                 Some(kubeconfig) => of_cluster(kubeconfig).await?,
-                None => self.nodes,
+                None => self.nodes.into_iter().map(Ok).collect(),
             };
             ask_all(&verifier, nodes, limit).await
         })?;
@@ -114,19 +114,19 @@ impl Verify {
     }
 }
 
-/// Every node of a cluster. One that cannot be asked is an error: it would be missing in the result.
-async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Target>> {
+/// Every node of a cluster, and those that need not be asked.
+async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Result<Target, Box<Finding>>>> {
     let members = Cluster::open(kubeconfig).await?.members().await?;
     if members.is_empty() {
         bail!("the cluster has no nodes");
     }
-    members.iter().map(Target::of).collect()
+    Ok(members.iter().map(Target::of).collect())
 }
 
 /// All at a time: a node's TPM takes longer than everything here. The findings are in the order asked.
 async fn ask_all(
     verifier: &Arc<Verifier>,
-    nodes: Vec<Target>,
+    nodes: Vec<Result<Target, Box<Finding>>>,
     limit: Duration,
 ) -> Result<Vec<Finding>> {
     let progress = ProgressBar::new_spinner();
@@ -135,7 +135,13 @@ async fn ask_all(
     let mut asked = JoinSet::new();
     for (place, node) in nodes.into_iter().enumerate() {
         let verifier = Arc::clone(verifier);
-        asked.spawn(async move { (place, verifier.ask(node, limit).await) });
+        asked.spawn(async move {
+            let finding = match node {
+                Ok(node) => verifier.ask(node, limit).await,
+                Err(finding) => Ok(*finding),
+            };
+            (place, finding)
+        });
     }
     let mut findings = asked.join_all().await;
     progress.finish_and_clear();

@@ -238,6 +238,30 @@ impl Proven {
 }
 
 impl Finding {
+    /// A node that the API server knows, and no join service of ours admitted.
+    pub(super) fn without_record(name: &str, address: Option<String>) -> Self {
+        Self {
+            name: name.parse().ok(),
+            address: address.unwrap_or_else(unknown),
+            outcome: Outcome::Refused(Refused {
+                error: format!("node `{}` has no node record", printable(name)),
+                checks: Vec::new(),
+                explanation: Vec::new(),
+            }),
+        }
+    }
+
+    /// A node that was admitted, and that the API server has no address of.
+    pub(super) fn without_address(name: NodeName) -> Self {
+        Self {
+            address: unknown(),
+            outcome: Outcome::Unavailable {
+                error: format!("node `{name}`: the API server knows no address of it"),
+            },
+            name: Some(name),
+        }
+    }
+
     /// Its row of the table.
     pub(super) fn row(&self) -> [String; 7] {
         let name = self.name.as_ref().map_or_else(unknown, ToString::to_string);

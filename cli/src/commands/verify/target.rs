@@ -1,6 +1,5 @@
 //! A node to ask.
 
-use anyhow::{Context as _, Result};
 use appraisal::AttesterIdentity;
 use identity::NodeName;
 use std::{
@@ -8,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use super::ask::Finding;
 use crate::kubernetes::Member;
 
 /// The gRPC port of the verification service.
@@ -25,17 +25,22 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// A node of the cluster, where the API server knows it and its record names the machine.
-    pub(super) fn of(member: &Member) -> Result<Self> {
-        let name = &member.name;
-        let record = member.record.as_ref();
-        let record = record.with_context(|| format!("node `{name}` has no record"))?;
-        let address = member.address();
-        let address = address.with_context(|| format!("node `{name}` has no address"))?;
-        let authority = authority(address);
+    /// A node of the cluster: where the API server says it is, and the machine that its record names.
+    ///
+    /// # Errors
+    /// What is known without asking it.
+    pub(super) fn of(member: &Member) -> Result<Self, Box<Finding>> {
+        let place = member.address().and_then(authority);
+        let Some(record) = &member.record else {
+            return Err(Finding::without_record(&member.name, place).into());
+        };
+        let name = record.node.clone();
+        let Some(authority) = place else {
+            return Err(Finding::without_address(name).into());
+        };
         Ok(Self {
-            name: Some(record.node.clone()),
-            authority: authority.with_context(|| format!("node `{name}`: address"))?,
+            name: Some(name),
+            authority,
             attester: Some(record.attester).filter(AttesterIdentity::names_machine),
         })
     }

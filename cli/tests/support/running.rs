@@ -1,0 +1,155 @@
+//! Nodes that run: software TPMs with a latch, each behind a verification service.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use crate::operator::Operator;
+use platform::tpm::{TpmAttester, TpmDevice};
+use serde_json::Value;
+use service_runtime::{Shutdown, shutdown::Trigger};
+use software_tpm::{Authority, SoftwareTpm};
+use std::{fs, net::SocketAddr, process::Output, sync::LazyLock};
+use tokio::runtime::Runtime;
+use verification_service::VerificationService;
+
+pub(crate) const CLUSTER: [u8; 32] = [7; 32];
+
+/// What takes its time to make and is the same for all tests: an owner, an authority of TPMs, and the
+/// owner's documents for an image that any boot without firmware has.
+pub(crate) struct Shared {
+    pub(crate) operator: Operator,
+    pub(crate) authority: Authority,
+}
+
+pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    let operator = Operator::new();
+    let authority = Authority::new().unwrap();
+    // The authority's certificates come with its first TPM.
+    authority.manufacture().unwrap();
+    operator.owner();
+    fs::write(operator.path("root.pem"), authority.root_pem().unwrap()).unwrap();
+    fs::write(operator.path("issuer.pem"), authority.issuer_pem().unwrap()).unwrap();
+    operator.ok("policy new policy.json --bound-ek-ca root.pem --ek-intermediate issuer.pem");
+    for (file, digit) in [("values", "0"), ("others", "1")] {
+        measured(&operator, file, digit);
+        sign(&operator, "reference-values", file);
+    }
+    sign(&operator, "policy", "policy");
+    let cluster = format!(
+        "{{\"cluster_id\":\"{}\",\"key_version\":1,\"salt\":\"{1}\",\"measurement_salt\":\"{1}\"}}",
+        "07".repeat(32),
+        "00".repeat(32)
+    );
+    fs::write(operator.path("cluster.json"), cluster).unwrap();
+    Shared {
+        operator,
+        authority,
+    }
+});
+
+/// Reference values of an image whose PCRs but the latch repeat `digit`.
+fn measured(operator: &Operator, file: &str, digit: &str) {
+    let value = |pcr: &u32| match pcr {
+        15 => "0".repeat(64),
+        _ => digit.repeat(64),
+    };
+    let pcrs = [0, 2, 3, 4, 7, 9, 11, 12, 13, 15];
+    let pcrs = pcrs.map(|pcr| (pcr.to_string(), Value::from(vec![value(&pcr)])));
+    let pcrs: serde_json::Map<String, Value> = pcrs.into_iter().collect();
+    let measurements = serde_json::json!({ "pcrs": pcrs }).to_string();
+    fs::write(operator.path("measurements.json"), measurements).unwrap();
+    operator.ok(&format!(
+        "reference-values add {file}.json --image bare --role worker --measurements measurements.json"
+    ));
+}
+
+fn sign(operator: &Operator, verb: &str, file: &str) {
+    operator.ok(&format!(
+        "{verb} sign {file}.json --owner-key owner/owner.key --out {file}.signed.json --passphrase-file passphrase"
+    ));
+}
+
+/// A node whose agent extended its latch with `latch`, if at all, and its service.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    pub(crate) tpm: SoftwareTpm,
+    _shutdown: Trigger,
+    _runtime: Runtime,
+}
+
+impl Node {
+    pub(crate) fn start(name: &str, cluster: [u8; 32], latch: Option<[u8; 32]>) -> Self {
+        Self::start_at("127.0.0.1:0", name, cluster, latch)
+    }
+
+    /// The same at this address.
+    pub(crate) fn start_at(
+        grpc: &str,
+        name: &str,
+        cluster: [u8; 32],
+        latch: Option<[u8; 32]>,
+    ) -> Self {
+        let tpm = SHARED.authority.manufacture().unwrap();
+        let socket = tpm.socket().unwrap();
+        if let Some(latch) = latch {
+            let device = TpmDevice::Socket(socket.clone());
+            let mut agent = TpmAttester::open(&device).unwrap();
+            agent.extend(15, &latch).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("cmdline"), "constellation.evidence=tpm\n").unwrap();
+        let cluster: String = cluster.iter().map(|byte| format!("{byte:02x}")).collect();
+        let config = format!(
+            "http_listen = \"127.0.0.1:0\"\ngrpc_listen = \"{grpc}\"\n\
+             admin_listen = \"127.0.0.1:0\"\ndrain_seconds = 1\n\
+             [node]\nname = \"{name}\"\ncluster_id = \"{cluster}\"\n\
+             [devices]\ncommand_line = \"{}\"\ntpm = \"unix:{}\"\n",
+            path("cmdline").display(),
+            socket.display(),
+        );
+        fs::write(path("config.toml"), config).unwrap();
+        let config = service_runtime::config::load(&path("config.toml")).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let service = runtime
+            .block_on(VerificationService::bind(&config))
+            .unwrap();
+        let address = service.grpc_address().unwrap();
+        let (shutdown, requested) = Shutdown::new();
+        runtime.spawn(service.serve(requested));
+        let node = Self {
+            address,
+            _shutdown: shutdown,
+            _runtime: runtime,
+            tpm,
+        };
+        node.wait();
+        node
+    }
+
+    /// Until the device is open: before that the node is unavailable, and says so.
+    fn wait(&self) {
+        for _ in 0..500 {
+            if verify(&self.address.to_string()).status.code() != Some(4) {
+                return;
+            }
+        }
+        panic!("the service has no device");
+    }
+}
+
+pub(crate) fn verify_by(values: &str, more: &str) -> Output {
+    SHARED.operator.run(&format!(
+        "verify --owner owner/owner.pub --policy policy.signed.json --reference-values {values}.signed.json --cluster cluster.json {more}"
+    ))
+}
+
+pub(crate) fn verify(more: &str) -> Output {
+    verify_by("values", more)
+}
+
+/// What a verification prints that ends with this status.
+pub(crate) fn printed(output: &Output, status: i32) -> String {
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{stdout}{stderr}");
+    stdout
+}
