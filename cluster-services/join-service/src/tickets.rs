@@ -17,7 +17,7 @@ use api::{
     join::{self, join_service_server},
 };
 use appraisal::Appraiser;
-use audit::{Action, RecordEvent, Text};
+use audit::{Action, Check, RecordEvent, Text};
 use aws_lc_rs::rand;
 use identity::{ClusterId, DiskId, KeyVersion, Role};
 use service_runtime::{Chain, audit_log::AuditLog, watch::Watched};
@@ -289,15 +289,18 @@ impl Tickets {
             Some(node) if !node.is_appraised_by(&self.rules.current()) => {
                 Err(Failure::RulesChanged)
             }
-            Some(node) => match R::try_from(request.into_inner()) {
-                Ok(request) => answer(node, request).await,
-                Err(malformed) => {
-                    let failure = Failure::Malformed(malformed);
-                    self.record_refusal(malformed_event(name, node, &failure))
-                        .await;
-                    Err(failure)
+            Some(node) => {
+                let outcome = match R::try_from(request.into_inner()) {
+                    Ok(request) => answer(node, request).await,
+                    Err(malformed) => Err(Failure::Malformed(malformed)),
+                };
+                if let Err(failure) = &outcome
+                    && let Some(event) = undecided_event(name, node, failure)
+                {
+                    self.record_refusal(event).await;
                 }
-            },
+                outcome
+            }
         };
         let label = outcome
             .as_ref()
@@ -383,12 +386,23 @@ impl join_service_server::JoinService for Tickets {
     }
 }
 
-fn malformed_event(name: &'static str, node: &Node, failure: &Failure) -> RecordEvent {
+/// The event of a refusal that the core had no part in.
+fn undecided_event(name: &'static str, node: &Node, failure: &Failure) -> Option<RecordEvent> {
+    let check = match failure {
+        Failure::Malformed(_) => None,
+        Failure::CertificateRequest(error) => Some(Check::new(
+            "certificate-requests",
+            "the node's own names",
+            error,
+        )),
+        _ => return None,
+    };
     let mut event = RecordEvent::new(Action::Refusal, failure.outcome(), name);
     event.path = Some(Text::from_display(node.path()));
     event.attester = Some(Text::from_display(node.appraised().identity()));
     event.image = Some(Text::new(node.appraised().image()));
-    event
+    event.checks.extend(check);
+    Some(event)
 }
 
 /// The host's clock: shown to operators, trusted for nothing.

@@ -180,6 +180,11 @@ async fn every_kind_of_object_passes_the_schema() {
             .record
             .is_tombstone()
     );
+}
+
+#[tokio::test]
+async fn an_adopted_record_and_serials_pass_the_schema_and_show() {
+    let store = store();
     // What the bootstrapper of the first node writes.
     let adoption = Adoption {
         disk: disk(2),

@@ -174,8 +174,8 @@ impl Machine {
 /// An established channel of a node.
 #[derive(Clone)]
 pub(crate) struct Node {
-    client: Arc<RpcClient>,
-    sealing_key: Arc<SealingKey>,
+    pub(crate) client: Arc<RpcClient>,
+    pub(crate) sealing_key: Arc<SealingKey>,
 }
 
 impl Node {

@@ -308,7 +308,7 @@ file_mebibytes = 1
 }
 
 impl Running {
-    fn start<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) fn start<F: Future<Output = ()> + Send + 'static>(
         address: SocketAddr,
         admin: SocketAddr,
         log: AuditLog,
