@@ -37,13 +37,13 @@ async fn replicas_share_authority_and_certificate() {
     );
     let map = site.config_maps().get("service-ca").await.unwrap();
     assert_eq!(map.data.unwrap()["ca.crt"].as_bytes(), secret["ca.crt"]);
-    site.store_record(disk(1), "worker-1", "worker", json!("active"))
+    site.store_record(disk(11), "worker-1", "worker", json!("active"))
         .await;
     for replica in [&one, &two, &three] {
         let client = replica.client(client_config(&secret));
         assert_eq!(
-            client.get(&key_of(1), 32, 1).await.unwrap(),
-            disk_key(disk(1))
+            client.get(&key_of(11), 32, 1).await.unwrap(),
+            disk_key(disk(11))
         );
     }
     // Nobody replaces what another one made, not even a replica that starts later.
@@ -92,17 +92,17 @@ async fn what_was_tampered_with_is_replaced() {
 
 #[tokio::test]
 async fn strangers_are_not_let_in() {
-    let site = Site::start().await;
+    let site = Site::shared().await;
     let replica = site.replica().await;
-    site.store_record(disk(1), "worker-1", "worker", json!("active"))
+    site.store_record(disk(21), "worker-1", "worker", json!("active"))
         .await;
     let ours = site.join_service().await;
-    assert!(replica.client(ours).get(&key_of(1), 32, 1).await.is_ok());
+    assert!(replica.client(ours).get(&key_of(21), 32, 1).await.is_ok());
     // A certificate of another authority, for the same name.
     let mut foreign = foreign_secret();
     foreign.insert("ca.crt".into(), site.tls_secret().await["ca.crt"].clone());
     let client = replica.client(client_config(&foreign));
-    assert!(client.get(&key_of(1), 32, 1).await.is_err());
+    assert!(client.get(&key_of(21), 32, 1).await.is_err());
     // None at all.
     let mut roots = rustls::RootCertStore::empty();
     let authority = site.tls_secret().await["ca.crt"].clone();
@@ -117,7 +117,7 @@ async fn strangers_are_not_let_in() {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let client = replica.client(Arc::new(config));
-    assert!(client.get(&key_of(1), 32, 1).await.is_err());
+    assert!(client.get(&key_of(21), 32, 1).await.is_err());
     // Neither got as far as a record in the audit log.
     let log = replica.stop().await;
     assert_eq!(log.matches("GetDataKey").count(), 1, "{log}");
@@ -172,20 +172,20 @@ async fn certificates_renew_and_expired_ones_heal() {
 
 #[tokio::test]
 async fn a_disk_needs_a_live_record() {
-    let site = Site::start().await;
+    let site = Site::shared().await;
     let replica = site.replica().await;
     let client = replica.client(site.join_service().await);
     for (number, state, expected) in [
-        (1, Some(json!("active")), Ok(disk_key(disk(1)))),
-        (2, Some(json!("issued")), Ok(disk_key(disk(2)))),
-        (3, None, Err(Code::PermissionDenied)),
+        (31, Some(json!("active")), Ok(disk_key(disk(31)))),
+        (32, Some(json!("issued")), Ok(disk_key(disk(32)))),
+        (33, None, Err(Code::PermissionDenied)),
         (
-            4,
+            34,
             Some(json!({"tombstone": "forgotten"})),
             Err(Code::PermissionDenied),
         ),
         (
-            5,
+            35,
             Some(json!({"tombstone": "superseded"})),
             Err(Code::PermissionDenied),
         ),
@@ -202,14 +202,14 @@ async fn a_disk_needs_a_live_record() {
     }
     // What is seen is what is stored now, not what was.
     site.store_record(
-        disk(1),
+        disk(31),
         "worker-1",
         "worker",
         json!({"tombstone": "forgotten"}),
     )
     .await;
     assert_eq!(
-        client.get(&key_of(1), 32, 1).await,
+        client.get(&key_of(31), 32, 1).await,
         Err(Code::PermissionDenied)
     );
     // The classes that this caller has not got stay closed, service authority included.
@@ -227,7 +227,7 @@ async fn a_disk_needs_a_live_record() {
 
 #[tokio::test]
 async fn control_plane_files_are_for_control_planes() {
-    let site = Site::start().await;
+    let site = Site::shared().await;
     let replica = site.replica().await;
     let client = replica.client(site.join_service().await);
     let bound = |number: u8, attester: &str| json!({"bound": {"attester": attester.repeat(32), "disk": disk(number)}});
@@ -235,45 +235,45 @@ async fn control_plane_files_are_for_control_planes() {
     let refused = Err(Code::PermissionDenied);
 
     // Without a record, and a worker, whatever else is there.
-    assert_eq!(ask(1).await, refused);
-    site.store_record(disk(1), "worker-1", "worker", json!("active"))
+    assert_eq!(ask(41).await, refused);
+    site.store_record(disk(41), "worker-1", "worker", json!("active"))
         .await;
-    site.store_name("worker-1", disk(1)).await;
-    site.store_entry("worker-1", bound(1, setup::ATTESTER))
+    site.store_name("worker-1", disk(41)).await;
+    site.store_entry("worker-1", bound(41, setup::ATTESTER))
         .await;
-    assert_eq!(ask(1).await, refused);
+    assert_eq!(ask(41).await, refused);
 
     // A control-plane join: record, then name, then entry.
-    site.store_record(disk(2), "cp-1", "control-plane", json!("issued"))
+    site.store_record(disk(42), "cp-1", "control-plane", json!("issued"))
         .await;
-    site.store_entry("cp-1", bound(2, setup::ATTESTER)).await;
-    assert_eq!(ask(2).await, refused, "no claim on the name");
-    site.store_name("cp-1", disk(3)).await;
-    assert_eq!(ask(2).await, refused, "another disk's name");
-    site.store_name("cp-1", disk(2)).await;
-    assert_eq!(ask(2).await, Ok(FILES.as_bytes().to_vec()));
+    site.store_entry("cp-1", bound(42, setup::ATTESTER)).await;
+    assert_eq!(ask(42).await, refused, "no claim on the name");
+    site.store_name("cp-1", disk(43)).await;
+    assert_eq!(ask(42).await, refused, "another disk's name");
+    site.store_name("cp-1", disk(42)).await;
+    assert_eq!(ask(42).await, Ok(FILES.as_bytes().to_vec()));
     for entry in [
         json!("open"),
         json!("spent"),
-        bound(3, setup::ATTESTER),
-        bound(2, "cc"),
+        bound(43, setup::ATTESTER),
+        bound(42, "cc"),
     ] {
         site.store_entry("cp-1", entry.clone()).await;
-        assert_eq!(ask(2).await, refused, "{entry}");
+        assert_eq!(ask(42).await, refused, "{entry}");
     }
     // Once active its entry is spent, and it has the files anyway.
     site.store_entry("cp-1", json!("spent")).await;
-    site.store_record(disk(2), "cp-1", "control-plane", json!("active"))
+    site.store_record(disk(42), "cp-1", "control-plane", json!("active"))
         .await;
-    assert_eq!(ask(2).await, Ok(FILES.as_bytes().to_vec()));
+    assert_eq!(ask(42).await, Ok(FILES.as_bytes().to_vec()));
     site.store_record(
-        disk(2),
+        disk(42),
         "cp-1",
         "control-plane",
         json!({"tombstone": "forgotten"}),
     )
     .await;
-    assert_eq!(ask(2).await, refused);
+    assert_eq!(ask(42).await, refused);
 
     let malformed = api::key::GetControlPlaneFilesRequest {
         disk_uuid: "../files".into(),

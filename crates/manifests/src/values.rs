@@ -1,10 +1,11 @@
 use crate::secrets::{Secrets, SecretsError};
 use hand_off::{AdmissionMaterial, ClusterMaterial, ControlPlaneFiles, KubernetesMaterial};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the templates are filled with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Values {
     /// The tag of the images, the version of this release.
     pub version: String,
@@ -19,7 +20,8 @@ pub struct Values {
 }
 
 /// What nodes attest with. The default is what machines have; nodes that are none have other paths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attestation {
     /// Where the measured command line is, which names the kind of evidence.
     pub command_line: String,
@@ -49,7 +51,8 @@ impl Attestation {
 }
 
 /// What is written once, by the init of a cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// The master secret and its parameters.
     pub keys: ClusterMaterial,

@@ -34,6 +34,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::OnceCell,
     task::JoinHandle,
 };
 use tonic::Code;
@@ -68,6 +69,12 @@ impl Site {
             control_plane,
             objects,
         }
+    }
+
+    /// One for the tests that neither harm it nor look at what others write; disks differ.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Site> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
     }
 
     pub(crate) async fn replica(&self) -> Replica {

@@ -453,3 +453,49 @@ fn the_join_service_loads_its_configuration() {
     ];
     assert_eq!(unmounted("join-service", &paths), [""; 0]);
 }
+
+fn documented(file: &str, block: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once(&format!("```{block}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_documentation_shows_what_is_rendered() {
+    let mut expected = values();
+    expected.cluster = None;
+    let shown: manifests::Values =
+        serde_json::from_str(&documented("manifests.md", "json values")).unwrap();
+    assert_eq!(shown.attestation, expected.attestation);
+    assert_eq!(
+        shown.kubernetes.service_subnet,
+        expected.kubernetes.service_subnet
+    );
+    assert_eq!(
+        render(&shown).unwrap().len(),
+        render(&expected).unwrap().len()
+    );
+    let shown = documented("operate-services.md", "toml key-service-in-a-cluster");
+    let map = find("ConfigMap", "key-service");
+    let rendered = map["data"]["key-service.toml"].as_str().unwrap();
+    assert_eq!(
+        shown.parse::<toml::Table>().unwrap(),
+        rendered.parse::<toml::Table>().unwrap()
+    );
+}
+
+/// The folders and users of docs/manifests.md.
+#[test]
+fn the_documented_folders_are_the_mounted_ones() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/manifests.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, after) = text.split_once("## What a node must have").unwrap();
+    for folder in values().host_folders() {
+        let below = folder.path.strip_prefix("/run/state/").unwrap();
+        let row = after.lines().find(|line| line.contains(below)).unwrap();
+        assert!(row.contains(&folder.user.to_string()), "{row}");
+    }
+}
