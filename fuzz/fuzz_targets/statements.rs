@@ -1,0 +1,65 @@
+//! What a verification service receives, and what its verifier does: whatever the bytes say, nobody
+//! signed them.
+#![no_main]
+use api::{StatedNode, StatementRequest, verify};
+use appraisal::{Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues, Statement};
+use evidence::{Evidence, Nonce, Subject};
+use libfuzzer_sys::fuzz_target;
+use prost::Message;
+use std::sync::LazyLock;
+
+/// 2025-01-01.
+const NOW: u64 = 1_735_689_600;
+
+/// The loosest policy there is.
+const POLICY: &[u8] = include_bytes!("../policy.json");
+const VALUES: &[u8] = include_bytes!("../reference-values.json");
+
+static APPRAISER: LazyLock<Appraiser> = LazyLock::new(|| {
+    let policy = Policy::parse(POLICY).expect("the policy is good");
+    let values = ReferenceValues::parse(VALUES).expect("the reference values are good");
+    Appraiser::new(policy, values).expect("they fit each other")
+});
+
+fuzz_target!(|data: &[u8]| {
+    let Some((which, data)) = data.split_first() else {
+        return;
+    };
+    match which % 3 {
+        0 => drop(verify::GetAttestationRequest::decode(data).map(StatementRequest::try_from)),
+        1 => {
+            drop(verify::GetIdentityResponse::decode(data).map(verify::GetIdentityResponse::parse))
+        }
+        _ => {
+            let answer = verify::GetAttestationResponse::decode(data);
+            if let Some(Ok((node, evidence, activated))) = answer.ok().map(|answer| answer.parse())
+            {
+                judge(&node, &evidence, activated.as_deref());
+            }
+        }
+    }
+});
+
+fn judge(node: &StatedNode, evidence: &Evidence, activated: Option<&[u8]>) {
+    let challenge = || {
+        let secret = CredentialSecret::from_slice(&[1; 32]).expect("32 bytes");
+        APPRAISER.challenge(&node.claim, secret)
+    };
+    let (Ok((proving, _)), Ok((reading, _))) = (challenge(), challenge()) else {
+        return;
+    };
+    let statement = Statement {
+        subject: &Subject {
+            nonce: &Nonce([9; 32]),
+            cluster: &node.cluster,
+            node: &node.name,
+        },
+        evidence,
+        endorsements: Endorsements::default(),
+        now: NOW,
+    };
+    let error = APPRAISER.verify(proving, activated, &statement);
+    let error = error.expect_err("nothing here is signed");
+    assert!(!error.checks().is_empty());
+    assert!(APPRAISER.read(reading, &statement).is_err());
+}
