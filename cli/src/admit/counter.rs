@@ -6,7 +6,7 @@ use admission::{
 };
 use anyhow::Result;
 use api::{SealedSecret, join};
-use appraisal::Appraised;
+use appraisal::{Appraised, AttesterIdentity};
 use attested_tls::{AcceptedAttester, SealError};
 use audit::RecordEvent;
 use identity::{DiskId, Generation, NodeName};
@@ -165,6 +165,11 @@ impl<L: Ledger> Counter<L> {
             disk: release.disk(),
         });
         Ok((release, sealed))
+    }
+
+    /// As whom the node was attested.
+    pub(crate) fn attester(&self) -> &AttesterIdentity {
+        self.node.appraised().identity()
     }
 
     /// Seals what the bootstrapper gets, after [`Self::release`] was.

@@ -22,6 +22,8 @@ fn node(
     let playing = thread::spawn(move || {
         let given = node.admitted().initialise(generation);
         let material: InitMaterial = serde_json::from_slice(&given.material).unwrap();
+        // The hash of a machine: only the CLI knows as whom it attested the node.
+        assert_eq!(material.attester.as_ref().map(String::len), Some(64));
         let record = json!({
             "node": node_name, "role": "control-plane", "state": "active",
             "disk": given.disk, "attester": "0f".repeat(32), "image": "bare",
@@ -149,6 +151,16 @@ fn only_the_bootstrapper_of_this_init_is_followed() {
     let error = site.operator.refused(&command);
     assert!(error.contains("reach the bootstrapper"), "{error}");
     assert_eq!(bootstrapper.finished(), 0);
+}
+
+#[test]
+fn a_bootstrapper_that_says_nothing_is_given_up() {
+    let (site, tpm) = Site::new("control-plane");
+    let (port, playing) = node(&site, &tpm, (1, "control-0"), Vec::new());
+    let command = Site::init(port, "").replace("--wait 20", "--wait 3");
+    let error = site.operator.refused(&command);
+    assert!(error.contains("ask the bootstrapper"), "{error}");
+    assert_eq!(playing.join().unwrap().finished(), 0);
 }
 
 #[test]

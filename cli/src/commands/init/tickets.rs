@@ -6,6 +6,7 @@ use api::{
     join::{self, join_service_server::JoinService},
 };
 use aws_lc_rs::rand;
+use hand_off::InitMaterial;
 use identity::{ClusterId, DiskId, NodeName, Role};
 use std::sync::{
     Arc,
@@ -45,6 +46,17 @@ impl Tickets {
         }
     }
 
+    /// The material with who gets it: the bootstrapper writes this node's record.
+    fn named_material(&self) -> Result<Zeroizing<Vec<u8>>, Status> {
+        let internal = |_: serde_json::Error| status(api::Class::Internal);
+        let mut material: InitMaterial =
+            serde_json::from_slice(&self.material).map_err(internal)?;
+        material.attester = Some(self.counter.attester().to_string());
+        serde_json::to_vec(&material)
+            .map(Zeroizing::new)
+            .map_err(internal)
+    }
+
     fn ticket(&self, request: InitTicketRequest) -> Result<InitTicket, Status> {
         let request = admission::Request::IssueJoinTicket {
             disk: request.disk,
@@ -55,12 +67,13 @@ impl Tickets {
             return Err(status(api::Class::Internal));
         };
         let (release, data_key) = self.counter.release(ticket)?;
+        let material = self.named_material()?;
         Ok(InitTicket {
             ticket: JoinTicket {
                 cluster_id: self.cluster,
                 key_version: release.key_version(),
                 data_key,
-                material: Some(self.counter.seal_material(&self.material)?),
+                material: Some(self.counter.seal_material(&material)?),
             },
             node_name: release.node().clone(),
             role: release.role(),
