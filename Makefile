@@ -30,7 +30,7 @@ kubernetes: setup
 	$(XTASK) kubernetes
 
 services: setup
-	cargo build --bin join-service --bin key-service --bin constellation
+	cargo build --bin join-service --bin key-service --bin verification-service --bin constellation
 
 demo: image services
 	cargo build --quiet --bin relay --bin demo
