@@ -12,7 +12,7 @@ use crate::site::Site;
 use crate::swtpm::{Swtpm, TpmAuthority};
 
 /// A boot that says nothing for so long has failed.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(120);
 
 /// A boot that says much and comes to no end has failed too: an agent may wait for ever.
 const ENDLESS: Duration = Duration::from_secs(240);

@@ -25,7 +25,7 @@ const SMALL_MIB: u64 = 128;
 const POWER_CUTS: u32 = 20;
 
 /// A boot up to the first step on the disk, on a busy machine.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// The rest of the console after a machine is killed.
 const LINE: Duration = Duration::from_secs(10);

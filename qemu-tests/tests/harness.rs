@@ -17,7 +17,7 @@ use serde_json::json;
 
 const MIB: u64 = 1024 * 1024;
 
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// A machine with the probe image, which prints PCRs and powers off.
 fn direct(workspace: &Workspace) -> MachineConfig {
