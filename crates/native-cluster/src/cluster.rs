@@ -1,0 +1,184 @@
+//! The cluster, and what an operator does with it.
+
+use crate::{Node, Owner, TpmAuthority, images};
+use anyhow::{Context as _, Result, bail};
+use child_process::run;
+use kubernetes_binaries::Kubernetes;
+use native_kubernetes::Network;
+use std::{
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Where join services listen on every control-plane node.
+const JOIN_PORT: u16 = 30090;
+
+/// How often a waiting loop looks again.
+const POLL: Duration = Duration::from_millis(500);
+
+/// A cluster. Its nodes end with it.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped before the network that they are in.
+    nodes: Vec<Node>,
+    owner: Owner,
+    authority: TpmAuthority,
+    network: Network,
+    kubernetes: Kubernetes,
+    images: PathBuf,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// The owner's keys and documents, the container images, a network without nodes. Needs root.
+    ///
+    /// # Errors
+    /// If a program is not built or Kubernetes is not there; the message names the command.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let kubernetes = Kubernetes::find()?;
+        let images = folder.path().join("images");
+        images::write(&kubernetes, &images)?;
+        let authority = TpmAuthority::new()?;
+        Ok(Self {
+            nodes: Vec::new(),
+            owner: Owner::new(&folder.path().join("owner"), &authority)?,
+            authority,
+            network: Network::start()?,
+            kubernetes,
+            images,
+            _folder: folder,
+        })
+    }
+
+    /// The owner.
+    #[must_use]
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The network of the nodes.
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// A node by its place, from 0.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn node(&mut self, index: usize) -> Result<&mut Node> {
+        self.nodes.get_mut(index).context("no such node")
+    }
+
+    /// Adds a machine, switched on and booting: it asks the first node's join service, if there is
+    /// one yet, and waits for a push else.
+    ///
+    /// # Errors
+    /// If the machine cannot be made.
+    pub fn add_node(&mut self, name: &str) -> Result<()> {
+        let number = u8::try_from(self.nodes.len() + 1)?;
+        let node = Node::new(
+            &self.kubernetes,
+            &self.network,
+            &self.authority,
+            (name, number),
+        )?;
+        self.nodes.push(node);
+        self.boot(self.nodes.len() - 1)
+    }
+
+    /// Cuts a node's power, and boots it again.
+    ///
+    /// # Errors
+    /// If the machine cannot be stopped or started.
+    pub fn reboot(&mut self, index: usize) -> Result<()> {
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        node.power_cycle(&self.network)?;
+        self.boot(index)
+    }
+
+    fn boot(&mut self, index: usize) -> Result<()> {
+        let endpoints = match index {
+            0 => Vec::new(),
+            _ => vec![format!("{}:{JOIN_PORT}", Network::address(1))],
+        };
+        let node = self.nodes.get_mut(index).context("no such node")?;
+        node.boot(self.owner.fingerprint(), &endpoints, &self.images)
+    }
+
+    /// `constellation init` of the first node; gives the command, which may be run again.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn init_command(&mut self) -> Result<Command> {
+        let push = self.node(0)?.push_address().to_string();
+        let name = self.node(0)?.isolated().name().to_owned();
+        let mut command = self.constellation(&["init", &push])?;
+        self.owner.judge(&mut command);
+        self.owner.act(&mut command);
+        command.args(["--node-name", &name]);
+        command.args(["--endpoint", &format!("{}:6443", Network::address(1))]);
+        command.args(["--kubernetes-version", self.kubernetes.version().as_str()]);
+        command.args(["--pod-subnet", "10.20.0.0/16"]);
+        command.args(["--service-subnet", "10.96.0.0/16"]);
+        command.args(["--wait", "60"]);
+        command.arg("--workspace").arg(self.owner.workspace());
+        Ok(command)
+    }
+
+    /// The operator's command line, on a machine in the network of the nodes.
+    ///
+    /// # Errors
+    /// If it is not built.
+    pub fn constellation(&self, words: &[&str]) -> Result<Command> {
+        let program = Owner::program()?;
+        let mut command = self
+            .network
+            .command(program.to_str().context("a path in UTF-8")?);
+        command.args(words);
+        Ok(command)
+    }
+
+    /// `kubectl` as the administrator.
+    #[must_use]
+    pub fn kubectl(&self, words: &[&str]) -> Command {
+        let kubectl = self.kubernetes.program("kubectl");
+        let mut command = self.network.command(&kubectl.display().to_string());
+        command.arg("--kubeconfig").arg(self.owner.kubeconfig());
+        command.args(words);
+        command
+    }
+
+    /// Waits until a node is ready in Kubernetes' own eyes.
+    ///
+    /// # Errors
+    /// If that takes longer than it may; [`Self::logs`] says why.
+    pub fn wait_ready(&self, name: &str) -> Result<()> {
+        let end = Instant::now() + Node::patience();
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        loop {
+            let ready = run(&mut self.kubectl(&["get", "node", name, "-o", path]));
+            if ready.as_deref().is_ok_and(|status| status == "True") {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("node `{name}` is not ready: {ready:?}");
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// What the programs of all nodes said in their last boots.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let logs = self.nodes.iter().map(|node| {
+            let (name, log) = (node.name(), node.log());
+            format!("--- {name}\n{log}\n")
+        });
+        logs.collect()
+    }
+}

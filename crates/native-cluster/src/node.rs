@@ -1,0 +1,191 @@
+//! A node: namespaces, a TPM, a folder for a state disk, and the programs of a measured image.
+
+use crate::tpm::{IMAGE, Tpm, TpmAuthority};
+use anyhow::{Context as _, Result};
+use child_process::Process;
+use kubernetes_binaries::Kubernetes;
+use native_agent::Settings;
+use native_kubernetes::{IsolatedNode, Network};
+use qemu_tests::program;
+use serde_json::{Value, json};
+use std::{net::SocketAddr, os::unix::fs::symlink, path::Path, time::Duration};
+
+/// Where the bootstrapper says that the kubelet may start.
+const START_KUBELET: &str = "/run/constellation/start-kubelet";
+
+/// Where a node finds its TPM, and its measured command line. The same on every node, as on machines.
+const TPM: &str = "/run/machine/tpm.sock";
+const COMMAND_LINE: &str = "/run/machine/cmdline";
+
+/// Where an agent is pushed to, and then the bootstrapper followed.
+const PUSH_PORT: u16 = 30091;
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    isolated: IsolatedNode,
+    tpm: Tpm,
+    boots: u32,
+}
+
+impl Node {
+    /// A node with a new TPM and a blank disk, switched on; its agent does not run yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses namespaces, or swtpm does not start.
+    pub fn new(
+        kubernetes: &Kubernetes,
+        network: &Network,
+        authority: &TpmAuthority,
+        (name, number): (&str, u8),
+    ) -> Result<Self> {
+        Ok(Self {
+            isolated: IsolatedNode::start(kubernetes, network, name, number)?,
+            tpm: authority.manufacture(IMAGE)?,
+            boots: 0,
+        })
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.isolated.name()
+    }
+
+    /// The namespaces.
+    #[must_use]
+    pub const fn isolated(&mut self) -> &mut IsolatedNode {
+        &mut self.isolated
+    }
+
+    /// Where its agent waits, and then its bootstrapper.
+    #[must_use]
+    pub fn push_address(&self) -> SocketAddr {
+        (self.isolated.address(), PUSH_PORT).into()
+    }
+
+    /// Boots what is in the initramfs and after it: the agent, then the bootstrapper, which goes on
+    /// running. `endpoints` are where join services may be; nobody is waited for.
+    ///
+    /// # Errors
+    /// If a program does not start.
+    pub fn boot(&mut self, owner: &str, endpoints: &[String], images: &Path) -> Result<()> {
+        let folder = self.isolated.folder().to_owned();
+        let settings = Settings {
+            owner: owner.to_owned(),
+            tpm: self.tpm.socket()?,
+            disk: folder.join("state"),
+            hand_off: "/run/constellation".into(),
+            hints: self.hints(endpoints),
+        };
+        let settings_file = folder.join("agent.json");
+        std::fs::write(&settings_file, serde_json::to_vec(&settings)?)?;
+        let config_file = folder.join("bootstrapper.toml");
+        std::fs::write(&config_file, self.bootstrapper(images))?;
+        self.put_devices(owner)?;
+        self.isolated.serve_kubelet(START_KUBELET)?;
+        self.boots += 1;
+        let mut command = self.isolated.command("sh")?;
+        // The agent runs in the initramfs, so the bootstrapper starts when it has handed off.
+        command.args(["-ec", r#""$0" "$1" && exec "$2" --config "$3""#]);
+        command.arg(program("native-agent")?).arg(&settings_file);
+        command.arg(program("bootstrapper")?).arg(&config_file);
+        let process = self
+            .isolated
+            .spawn(&format!("boot-{}", self.boots), command)?;
+        self.isolated.keep(process)
+    }
+
+    /// Cuts the power and restores it: the TPM is reset, the disk stays, nothing runs yet.
+    ///
+    /// # Errors
+    /// If a process does not go, or does not come.
+    pub fn power_cycle(&mut self, network: &Network) -> Result<()> {
+        self.isolated.power_off()?;
+        self.tpm.reboot(IMAGE)?;
+        self.isolated.power_on(network)
+    }
+
+    /// What agent and bootstrapper of the last boot said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let log = self
+            .isolated
+            .folder()
+            .join(format!("boot-{}.log", self.boots));
+        std::fs::read_to_string(log).unwrap_or_default()
+    }
+
+    /// A program that runs beside the node's own until power off.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn spawn(&self, name: &str, words: &[&str]) -> Result<Process> {
+        let (program, arguments) = words.split_first().context("a program")?;
+        let mut command = self.isolated.command(program)?;
+        command.args(arguments);
+        self.isolated.spawn(name, command)
+    }
+
+    /// How long a node of a machine with two processors may take to be ready.
+    #[must_use]
+    pub const fn patience() -> Duration {
+        Duration::from_secs(240)
+    }
+
+    fn hints(&self, endpoints: &[String]) -> Value {
+        json!({"endpoints": endpoints, "node_name": self.isolated.name(), "role": "worker"})
+    }
+
+    /// What a kernel and its firmware would show in the same place on every node: the command line, and
+    /// the TPM.
+    fn put_devices(&self, owner: &str) -> Result<()> {
+        let root = format!("1:{0}:{0}", "0".repeat(64));
+        self.isolated.write(
+            COMMAND_LINE,
+            format!(
+                "constellation.owner={owner} constellation.evidence=tpm constellation.root={root}\n"
+            ),
+        )?;
+        symlink(self.tpm.socket()?, self.isolated.path(TPM)?).context("link the TPM's socket")
+    }
+
+    /// The image's own configuration, but for what a node in namespaces cannot have.
+    fn bootstrapper(&self, images: &Path) -> String {
+        let state = self.isolated.folder().join("state");
+        format!(
+            r#"state = "{state}"
+bind = false
+images = "{images}"
+node_address = "{address}"
+# The other folders of the state disk are mounts of the node's own.
+folders = [
+    "/etc/cni/net.d", "/etc/kubernetes", "/var/lib/cni", "/var/lib/etcd", "/var/lib/kubelet",
+    "/var/log/kubernetes",
+]
+
+[programs]
+ctr = "ctr"
+ip = "ip"
+iptables = "iptables"
+kubeadm = "kubeadm"
+kubelet = "kubelet"
+
+[kubelet]
+cgroup_driver = "cgroupfs"
+fail_swap_on = false
+eviction_hard = {{ "memory.available" = "50Mi", "nodefs.available" = "1%", "imagefs.available" = "1%" }}
+
+[cluster]
+kube_proxy_sets_conntrack = false
+
+[services]
+tpm = "unix:{TPM}"
+command_line = "{COMMAND_LINE}"
+"#,
+            state = state.display(),
+            images = images.display(),
+            address = self.isolated.address(),
+        )
+    }
+}
