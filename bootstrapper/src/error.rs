@@ -27,6 +27,9 @@ pub enum PhaseError {
     /// A certificate cannot be made.
     #[error("sign the kubelet's certificates")]
     Certificate(#[source] CertificateError),
+    /// Somebody forgot this node while it was made.
+    #[error("this node's record is not active: its disk is dead, begin with a blank one")]
+    InactiveRecord,
     /// A kubeconfig of this node's own does not serve.
     #[error("use the kubeconfig `{path}`")]
     Kubeconfig {

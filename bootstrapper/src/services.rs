@@ -9,7 +9,7 @@ use crate::{
     node::{Material, Node},
     program::until,
 };
-use admission::{Adoption, Context, OperatorAction, Timestamp, operate};
+use admission::{Adoption, Context, NodeRecord, OperatorAction, RecordState, Timestamp, operate};
 use appraisal::AttesterIdentity;
 use hand_off::{ControlPlaneFiles, InitMaterial, KubernetesMaterial, SecretText};
 use identity::Role;
@@ -17,6 +17,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Api;
 use kube_store::{KubeStore, NAMESPACE};
 use manifests::{Attestation, Cluster, Values};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     os::unix::fs::chown,
@@ -135,7 +136,26 @@ async fn record(
             expected: attester.to_string(),
         });
     }
-    serde_json::to_value(&record).map_err(|_| PhaseError::MalformedAttester)
+    if record.state != RecordState::Active {
+        return Err(PhaseError::InactiveRecord);
+    }
+    Ok(listed(&record))
+}
+
+/// An active record as lists of records show one (docs/formats.md).
+fn listed(record: &NodeRecord) -> serde_json::Value {
+    json!({
+        "node": record.node,
+        "role": record.role,
+        "state": "active",
+        "disk": record.disk,
+        "attester": record.attester,
+        "image": record.image,
+        "generation": record.generation,
+        "key_version": record.key_version,
+        "created": record.created.0,
+        "last_seen": record.last_seen.0,
+    })
 }
 
 /// Waits until each of them runs wherever it should.
@@ -220,7 +240,6 @@ fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_service_is_ready_when_all_of_its_pods_are_and_the_status_is_new() {

@@ -218,6 +218,15 @@ fn the_operator_alone_follows(site: &Site, operator: &Operator) {
     let record: serde_json::Value = serde_json::from_slice(&result.node_record).unwrap();
     assert_eq!(record["node"], "first-0");
     assert_eq!(record["state"], "active");
+    // What the CLI takes, and it takes no other field.
+    let fields: Vec<_> = record
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let expected = "attester created disk generation image key_version last_seen node role state";
+    assert_eq!(fields.join(" "), expected);
     site.network
         .inside(|| operator.finish(address))
         .unwrap()
