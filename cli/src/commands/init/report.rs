@@ -54,6 +54,11 @@ impl Report {
         self.lines = Lines::default();
     }
 
+    /// How much the run has told so far.
+    pub(super) fn seen(&self) -> usize {
+        self.phases.len().saturating_add(self.lines.shown)
+    }
+
     /// What this command does.
     pub(super) fn step(&mut self, text: &str) {
         self.show(text.to_owned());

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
 
@@ -27,6 +27,9 @@ use crate::{
     output::WithHint as _,
     records::{Record, Records},
 };
+
+/// A connection that stood for so long was one, however silent.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// One run of the command.
 pub(super) struct Run {
@@ -120,8 +123,13 @@ impl Run {
         loop {
             match bootstrapper.connect().await {
                 Ok(mut client) => {
-                    patience = self.patience();
-                    match follow::follow(&mut client, report).await {
+                    let (seen, since) = (report.seen(), Instant::now());
+                    let followed = follow::follow(&mut client, report).await;
+                    // Whoever takes connections and says nothing is not waited for without end.
+                    if report.seen() > seen || since.elapsed() > STEADY {
+                        patience = self.patience();
+                    }
+                    match followed {
                         Followed::Succeeded => {
                             report.step("storing kubeconfig and record");
                             return self.store(&follow::result(&mut client).await?);
