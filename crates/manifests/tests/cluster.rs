@@ -10,17 +10,21 @@ mod support;
 
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
-    core::v1::{ConfigMap, Secret},
+    core::v1::{ConfigMap, Node, Pod, Secret},
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use manifests::{ApplyError, Object, apply, render};
 use native_kubernetes::{ControlPlane, Kubernetes, Options};
 use serde_json::{Value, json};
-use std::sync::LazyLock;
+use std::{
+    collections::BTreeSet,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 use support::values;
 use tokio::sync::OnceCell;
 
@@ -293,6 +297,64 @@ async fn services_may_do_nothing_else() {
     }
 }
 
+/// Which services the DaemonSet controller sends to which nodes: both names of the role, with and
+/// without taint, and whatever else a node is kept free by.
+#[tokio::test]
+async fn pods_go_where_they_belong() {
+    let client = installed().await;
+    let nodes: Api<Node> = Api::all(client.clone());
+    let master = "node-role.kubernetes.io/master";
+    let control_plane = "node-role.kubernetes.io/control-plane";
+    for (name, label, taint) in [
+        ("cp-old", master, master),
+        ("cp-new", control_plane, control_plane),
+        ("worker", "kind", "dedicated"),
+    ] {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": {label: ""}},
+            "spec": {"taints": [{"key": taint, "effect": "NoSchedule"}]},
+        });
+        let parameters = PatchParams::apply("test").force();
+        nodes
+            .patch(name, &parameters, &Patch::Apply(&node))
+            .await
+            .unwrap();
+    }
+    let expected: BTreeSet<_> = [
+        ("join-service", "cp-new"),
+        ("join-service", "cp-old"),
+        ("key-service", "cp-new"),
+        ("key-service", "cp-old"),
+        ("verification-service", "cp-new"),
+        ("verification-service", "cp-old"),
+        ("verification-service", "worker"),
+    ]
+    .map(|(service, node)| (service.to_owned(), node.to_owned()))
+    .into();
+    let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = pods.list(&ListParams::default()).await.unwrap();
+        let found: BTreeSet<_> = found.items.iter().map(placed).collect();
+        if found == expected {
+            break;
+        }
+        // One too many never goes away again.
+        assert!(found.is_subset(&expected), "{found:?}");
+        assert!(Instant::now() < end, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The service of a pod, and the node that its DaemonSet wants it on.
+fn placed(pod: &Pod) -> (String, String) {
+    let pod = serde_json::to_value(pod).unwrap();
+    let text = |pointer: &str| pod.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+    let node = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+    (text("/metadata/labels/app.kubernetes.io~1name"), text(node))
+}
+
 /// The same by real requests with the account's own token.
 #[tokio::test]
 async fn a_refusal_is_a_refusal() {
@@ -314,10 +376,5 @@ async fn a_refusal_is_a_refusal() {
             "{name}"
         );
     }
-    assert!(
-        secrets
-            .list(&kube::api::ListParams::default())
-            .await
-            .is_err()
-    );
+    assert!(secrets.list(&ListParams::default()).await.is_err());
 }

@@ -4,6 +4,8 @@
 use admission::{Claim, ControlPlaneEntry, Key, NodeRecord, RecordState, Value};
 use identity::{DiskId, NodeName, Role};
 use kube_store::{KubeStore, StoreError};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The admission core's objects, read by quorum for each question.
 #[derive(Debug)]
@@ -45,6 +47,9 @@ pub enum ClaimError {
     /// Unavailable, or our own objects are broken: see the source.
     #[error("cannot read what the cluster says about the disk")]
     Store(#[source] StoreError),
+    /// Unavailable: the cluster did not answer in time.
+    #[error("no answer of the cluster in time")]
+    Timeout,
     /// Refused: the disk's id is dead.
     #[error("disk {0}: forgotten")]
     Tombstone(DiskId),
@@ -60,17 +65,25 @@ impl Claims {
 
     /// The disk has a record and is not dead.
     pub(crate) async fn check_disk(&self, disk: DiskId) -> Result<NodeRecord, ClaimError> {
-        live(disk, self.read(&Key::Record(disk)).await?)
+        in_time(self.disk(disk)).await
     }
 
     /// The disk is that of a control-plane node, or of one that becomes it: by the record, by the
     /// claim on its name, and by an entry that the operator made, unless the join is over.
     pub(crate) async fn check_control_plane(&self, disk: DiskId) -> Result<NodeRecord, ClaimError> {
-        let record = self.check_disk(disk).await?;
-        let name = self.read(&Key::Name(record.node.clone())).await?;
-        let entry = self.read(&Key::ControlPlane(record.node.clone())).await?;
-        of_control_plane(&record, name, entry)?;
-        Ok(record)
+        in_time(async {
+            let record = self.disk(disk).await?;
+            let name = Key::Name(record.node.clone());
+            let entry = Key::ControlPlane(record.node.clone());
+            let (name, entry) = tokio::try_join!(self.read(&name), self.read(&entry))?;
+            of_control_plane(&record, name, entry)?;
+            Ok(record)
+        })
+        .await
+    }
+
+    async fn disk(&self, disk: DiskId) -> Result<NodeRecord, ClaimError> {
+        live(disk, self.read(&Key::Record(disk)).await?)
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Value>, ClaimError> {
@@ -78,10 +91,24 @@ impl Claims {
     }
 }
 
+/// How long all reads of one check may take: less than a request may.
+const CHECK: Duration = Duration::from_secs(7);
+
+async fn in_time<T>(check: impl Future<Output = Result<T, ClaimError>>) -> Result<T, ClaimError> {
+    match timeout(CHECK, check).await {
+        Ok(checked) => checked,
+        Err(_) => Err(ClaimError::Timeout),
+    }
+}
+
 impl ClaimError {
     /// Whether the cluster gave no answer.
     pub(crate) const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_unavailable())
+        match self {
+            Self::Store(error) => error.is_unavailable(),
+            Self::Timeout => true,
+            _ => false,
+        }
     }
 
     /// Whether an object, or the right to read it, is not as it should be.
