@@ -193,6 +193,13 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// However the thread ends, nobody is told any more that there is a device.
+    fn drop(&mut self) {
+        self.announce(None);
+    }
+}
+
 fn make(attester: &mut Attester, job: &Job) -> Result<Attested, EvidenceError> {
     let started = Instant::now();
     let pcrs = match attester.kind() {
