@@ -121,21 +121,10 @@ impl IsolatedNode {
     /// # Errors
     /// If a process does not go.
     pub fn power_off(&mut self) -> Result<()> {
-        let Some(mut machine) = self.machine.take() else {
-            return Ok(());
-        };
-        for process in &mut machine.services {
-            process.kill()?;
+        if let Some(machine) = self.machine.take() {
+            machine.kill(&self.name)?;
         }
-        machine.holder.kill()?;
-        // The kernel kills the rest; their mounts are gone with the last of them.
-        let end = Instant::now() + PATIENCE;
-        while Path::new(&format!("/proc/{}", machine.init)).exists() {
-            if Instant::now() >= end {
-                bail!("processes of `{}` do not go", self.name);
-            }
-            thread::sleep(POLL);
-        }
+        // They are there also when the power did not come on.
         cgroups::remove(&self.cgroup)
     }
 
@@ -329,6 +318,24 @@ conf_dir = "/etc/cni/net.d"
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+impl Machine {
+    fn kill(mut self, name: &str) -> Result<()> {
+        for process in &mut self.services {
+            process.kill()?;
+        }
+        self.holder.kill()?;
+        // The kernel kills the rest; their mounts are gone with the last of them.
+        let end = Instant::now() + PATIENCE;
+        while Path::new(&format!("/proc/{}", self.init)).exists() {
+            if Instant::now() >= end {
+                bail!("processes of `{name}` do not go");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 }
 
