@@ -7,6 +7,7 @@
 use super::Kubernetes;
 use crate::failure::Failure;
 use admission::{Key, Value};
+use api::Class;
 use futures_util::{StreamExt, pin_mut};
 use identity::NodeName;
 use k8s_openapi::api::core::v1::Node;
@@ -70,7 +71,10 @@ impl NodeWatch {
                 },
                 () = tokio::time::sleep(RETRY), if self.all || !self.dirty.is_empty() => {}
             }
-            self.look().await;
+            tokio::select! {
+                () = shutdown.requested() => return,
+                () = self.look() => {}
+            }
         }
     }
 
@@ -96,7 +100,8 @@ impl NodeWatch {
         }
     }
 
-    /// Looks at all names that have changed; those that cannot be looked at stay.
+    /// Looks at all names that have changed. Without an API server the rest waits for the next time; a
+    /// name that cannot be looked at for another reason waits for its next event.
     async fn look(&mut self) {
         if self.all {
             match self.kubernetes.store.nodes().await {
@@ -108,13 +113,16 @@ impl NodeWatch {
                 Err(error) => tracing::warn!(error = %Chain(&error), "cannot list records"),
             }
         }
-        for name in std::mem::take(&mut self.dirty) {
+        while let Some(name) = self.dirty.pop_first() {
             match self.kubernetes.reconcile_name(&name).await {
                 Ok(Some(uid)) => drop(self.settled.insert(name, uid)),
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%name, error = %Chain(&error), "cannot look at a node");
-                    self.dirty.insert(name);
+                Err(failure) => {
+                    tracing::warn!(%name, error = %Chain(&failure), "cannot look at a node");
+                    if failure.class() == Class::Unavailable {
+                        self.dirty.insert(name);
+                        return;
+                    }
                 }
             }
         }
