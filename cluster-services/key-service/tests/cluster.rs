@@ -347,9 +347,13 @@ fn foreign_secret() -> BTreeMap<String, Vec<u8>> {
     .into()
 }
 
-fn assert_no_secrets(log: &str) {
+/// Neither in the audit log, nor in what was logged.
+fn assert_no_secrets(audit: &str) {
+    let logs = setup::logs();
+    assert!(logs.contains("released"), "logs are not captured");
     let master = hex::encode(setup::MASTER);
     for secret in [master.as_str(), "very secret", "PRIVATE KEY"] {
-        assert!(!log.contains(secret), "{log}");
+        assert!(!audit.contains(secret), "{audit}");
+        assert!(!logs.contains(secret), "`{secret}` is in the logs");
     }
 }

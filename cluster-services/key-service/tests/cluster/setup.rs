@@ -25,9 +25,10 @@ use service_runtime::{Shutdown, config, mtls::TlsPem, shutdown::Trigger};
 use std::{
     collections::BTreeMap,
     fs,
+    io::{self, Write},
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -55,6 +56,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn start() -> Self {
+        capture_logs();
         let kubernetes = Kubernetes::find().unwrap();
         let control_plane = ControlPlane::start(&kubernetes, Options::default()).unwrap();
         let objects = render(&values()).unwrap();
@@ -204,6 +206,31 @@ impl Site {
         let spec = json!({"control-plane": entry});
         self.store("AdmissionClaim", &name, spec).await;
     }
+}
+
+/// Everything that this process logged so far, more of it than an operator can ask for.
+pub(crate) fn logs() -> String {
+    String::from_utf8_lossy(&LOGS.lock().unwrap()).into_owned()
+}
+
+static LOGS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+fn capture_logs() {
+    struct Capture;
+    impl Write for Capture {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LOGS.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let logs = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+        .with_writer(|| Capture);
+    // Another test of this process did it already.
+    drop(logs.try_init());
 }
 
 pub(crate) struct Replica {
