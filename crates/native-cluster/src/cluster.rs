@@ -91,13 +91,21 @@ impl Cluster {
         self.boot(self.nodes.len() - 1)
     }
 
-    /// Cuts a node's power, and boots it again.
+    /// Cuts a node's power.
     ///
     /// # Errors
-    /// If the machine cannot be stopped or started.
-    pub fn reboot(&mut self, index: usize) -> Result<()> {
+    /// If a process does not go.
+    pub fn power_off(&mut self, index: usize) -> Result<()> {
+        self.node(index)?.power_off()
+    }
+
+    /// Boots a node that is off.
+    ///
+    /// # Errors
+    /// If the machine cannot be started.
+    pub fn power_on(&mut self, index: usize) -> Result<()> {
         let node = self.nodes.get_mut(index).context("no such node")?;
-        node.power_cycle(&self.network)?;
+        node.power_on(&self.network)?;
         self.boot(index)
     }
 
@@ -127,6 +135,41 @@ impl Cluster {
         command.args(["--service-subnet", "10.96.0.0/16"]);
         command.args(["--wait", "60"]);
         command.arg("--workspace").arg(self.owner.workspace());
+        Ok(command)
+    }
+
+    /// `constellation status`.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn status_command(&self) -> Result<Command> {
+        let mut command = self.constellation(&["status"])?;
+        command.arg("--kubeconfig").arg(self.owner.kubeconfig());
+        Ok(command)
+    }
+
+    /// `constellation verify` of every node.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn verify_command(&self) -> Result<Command> {
+        let mut command = self.constellation(&["verify"])?;
+        command.arg("--kubeconfig").arg(self.owner.kubeconfig());
+        self.owner.know(&mut command);
+        self.owner.judge(&mut command);
+        Ok(command)
+    }
+
+    /// `constellation recover` of a node that waits.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn recover_command(&mut self, index: usize) -> Result<Command> {
+        let push = self.node(index)?.push_address().to_string();
+        let mut command = self.constellation(&["recover", &push])?;
+        self.owner.judge(&mut command);
+        self.owner.act(&mut command);
+        self.owner.recover(&mut command);
         Ok(command)
     }
 

@@ -2,7 +2,6 @@
 
 use crate::tpm::{IMAGE, Tpm, TpmAuthority};
 use anyhow::{Context as _, Result};
-use child_process::Process;
 use kubernetes_binaries::Kubernetes;
 use native_agent::Settings;
 use native_kubernetes::{IsolatedNode, Network};
@@ -96,12 +95,19 @@ impl Node {
         self.isolated.keep(process)
     }
 
-    /// Cuts the power and restores it: the TPM is reset, the disk stays, nothing runs yet.
+    /// Cuts the power.
     ///
     /// # Errors
-    /// If a process does not go, or does not come.
-    pub fn power_cycle(&mut self, network: &Network) -> Result<()> {
-        self.isolated.power_off()?;
+    /// If a process does not go.
+    pub fn power_off(&mut self) -> Result<()> {
+        self.isolated.power_off()
+    }
+
+    /// Restores the power: the TPM is reset, the disk stayed, nothing runs yet.
+    ///
+    /// # Errors
+    /// If namespaces or TPM do not come.
+    pub fn power_on(&mut self, network: &Network) -> Result<()> {
         self.tpm.reboot(IMAGE)?;
         self.isolated.power_on(network)
     }
@@ -114,17 +120,6 @@ impl Node {
             .folder()
             .join(format!("boot-{}.log", self.boots));
         std::fs::read_to_string(log).unwrap_or_default()
-    }
-
-    /// A program that runs beside the node's own until power off.
-    ///
-    /// # Errors
-    /// If it does not start.
-    pub fn spawn(&self, name: &str, words: &[&str]) -> Result<Process> {
-        let (program, arguments) = words.split_first().context("a program")?;
-        let mut command = self.isolated.command(program)?;
-        command.args(arguments);
-        self.isolated.spawn(name, command)
     }
 
     /// How long a node of a machine with two processors may take to be ready.

@@ -41,6 +41,23 @@ impl Owner {
         Ok(owner)
     }
 
+    /// Signs reference values for `image` alone, in the place of those that the cluster was made with.
+    ///
+    /// # Errors
+    /// If the command line fails.
+    pub fn accept_only(&self, image: &str) -> Result<()> {
+        let values = json!({"version": 1, "serial": 1, "images": [{
+            "name": image,
+            "roles": ["control-plane", "worker"],
+            "pcrs": reference_pcrs(image),
+        }]});
+        let unsigned = self.folder.join("reference-values.json");
+        fs::write(&unsigned, values.to_string())?;
+        let signed = &self.documents.reference_values;
+        drop(fs::remove_file(signed));
+        self.cli.reference_values_sign(&unsigned, signed).map(drop)
+    }
+
     fn sign(&self, authority: &TpmAuthority) -> Result<()> {
         let [root, issuer] = authority.certificates()?;
         let file = |name: &str| self.folder.join(name);
@@ -50,16 +67,7 @@ impl Owner {
         self.cli
             .policy_new(&policy, &file("ek-root.pem"), &file("ek-issuer.pem"))?;
         self.cli.policy_sign(&policy, &self.documents.policy)?;
-        let values = json!({"version": 1, "serial": 1, "images": [{
-            "name": IMAGE,
-            "roles": ["control-plane", "worker"],
-            "pcrs": reference_pcrs(IMAGE),
-        }]});
-        let unsigned = file("reference-values.json");
-        fs::write(&unsigned, values.to_string())?;
-        self.cli
-            .reference_values_sign(&unsigned, &self.documents.reference_values)?;
-        Ok(())
+        self.accept_only(IMAGE)
     }
 
     /// The fingerprint that the nodes' images carry.
@@ -94,6 +102,24 @@ impl Owner {
         command
             .arg("--passphrase-file")
             .arg(self.cli.passphrase_file());
+    }
+
+    /// Adds the owner's public key and the cluster's parameters.
+    pub fn know(&self, command: &mut Command) {
+        command.arg("--owner").arg(self.cli.file("owner.pub"));
+        command
+            .arg("--cluster")
+            .arg(self.workspace().join("cluster.json"));
+    }
+
+    /// Adds what unlocks nodes without their services.
+    pub fn recover(&self, command: &mut Command) {
+        let file = |name: &str| self.workspace().join(name);
+        command.arg("--records").arg(file("nodes.json"));
+        command
+            .arg("--master-secret")
+            .arg(file("master-secret.key"));
+        command.arg("--cluster").arg(file("cluster.json"));
     }
 
     /// The program itself, for whoever starts it in the network of the nodes.

@@ -37,6 +37,10 @@ fn tell(cluster: &mut Cluster, story: &impl Fn(&str)) -> Result<()> {
     story("both nodes are ready");
     show(&mut cluster.kubectl(&["get", "nodes", "-o", "wide"]))?;
     show(&mut cluster.kubectl(&["get", "pods", "-A", "-o", "wide"]))?;
+    story("constellation status");
+    show(&mut cluster.status_command()?)?;
+    story("constellation verify");
+    show(&mut cluster.verify_command()?)?;
     Ok(())
 }
 

@@ -1,0 +1,165 @@
+//! The life of a cluster: made, joined, verified, rebooted, a name not given twice, a node deleted, all
+//! powered off and recovered. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed set-up fails the test; the lints know test functions only"
+)]
+
+use child_process::run;
+use native_cluster::{Cluster, IMAGE};
+use serde_json::Value;
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+const CONTROL: &str = "control-0";
+const WORKER: &str = "worker-0";
+
+/// How long a node or a service may take to notice something.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_cluster_lives() {
+    let mut cluster = Cluster::new().unwrap();
+    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&mut cluster)));
+    if let Err(panic) = lived {
+        println!("{}", cluster.logs());
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn live(cluster: &mut Cluster) {
+    cluster.add_node(CONTROL).unwrap();
+    run(&mut cluster.init_command().unwrap()).unwrap();
+    cluster.wait_ready(CONTROL).unwrap();
+    // The result is stored; asking again for it changes nothing.
+    run(&mut cluster.init_command().unwrap()).unwrap();
+
+    cluster.add_node(WORKER).unwrap();
+    cluster.wait_ready(WORKER).unwrap();
+    everything_verifies(cluster);
+    a_name_is_given_once(cluster);
+    nobody_joins_by_a_bootstrap_token(cluster);
+    another_image_does_not_verify(cluster);
+
+    let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
+    run(&mut cluster.kubectl(&remembered)).unwrap();
+    a_worker_comes_back(cluster);
+    the_cluster_comes_back(cluster);
+    run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
+    everything_verifies(cluster);
+    a_deleted_worker_is_dead(cluster);
+}
+
+fn everything_verifies(cluster: &Cluster) {
+    eventually("all nodes verify", || {
+        let verified = json(&mut cluster.verify_command().unwrap());
+        let status = json(&mut cluster.status_command().unwrap());
+        let names = |value: &Value| {
+            [CONTROL, WORKER]
+                .iter()
+                .all(|name| value.to_string().contains(name))
+        };
+        verified.is_some_and(|v| names(&v)) && status.is_some_and(|s| names(&s))
+    });
+}
+
+/// Another machine with the same image asks for a name that is taken.
+fn a_name_is_given_once(cluster: &mut Cluster) {
+    cluster.add_node(WORKER).unwrap();
+    eventually("the impostor is refused", || {
+        cluster
+            .node(2)
+            .unwrap()
+            .log()
+            .contains("the agent exits with `refused`")
+    });
+    cluster.power_off(2).unwrap();
+}
+
+fn nobody_joins_by_a_bootstrap_token(cluster: &Cluster) {
+    let tokens = ["--field-selector", "type=bootstrap.kubernetes.io/token"];
+    let words = ["get", "secrets", "--all-namespaces", "--output", "name"];
+    let mut command = cluster.kubectl(&words);
+    assert_eq!(run(command.args(tokens)).unwrap(), "");
+    let bindings = ["get", "clusterrolebindings", "--output", "name"];
+    let bindings = run(&mut cluster.kubectl(&bindings)).unwrap();
+    assert!(!bindings.contains("kubelet-bootstrap"), "{bindings}");
+    assert!(
+        !bindings.contains("node-autoapprove-bootstrap"),
+        "{bindings}"
+    );
+}
+
+fn another_image_does_not_verify(cluster: &Cluster) {
+    cluster.owner().accept_only("another-image").unwrap();
+    let output = cluster.verify_command().unwrap().output().unwrap();
+    cluster.owner().accept_only(IMAGE).unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("PCR 11"), "{said}");
+}
+
+fn a_worker_comes_back(cluster: &mut Cluster) {
+    cluster.power_off(1).unwrap();
+    cluster.power_on(1).unwrap();
+    eventually("the worker rejoins", || {
+        let log = cluster.node(1).unwrap().log();
+        log.contains("path=rejoin") && log.contains("the node is ready")
+    });
+    cluster.wait_ready(WORKER).unwrap();
+}
+
+/// Nobody is there to ask, until the owner recovers the control plane; the worker follows by itself.
+fn the_cluster_comes_back(cluster: &mut Cluster) {
+    cluster.power_off(1).unwrap();
+    cluster.power_off(0).unwrap();
+    cluster.power_on(1).unwrap();
+    cluster.power_on(0).unwrap();
+    run(&mut cluster.recover_command(0).unwrap()).unwrap();
+    cluster.wait_ready(CONTROL).unwrap();
+    eventually("the worker follows", || {
+        cluster.node(1).unwrap().log().contains("the node is ready")
+    });
+    cluster.wait_ready(WORKER).unwrap();
+}
+
+fn a_deleted_worker_is_dead(cluster: &mut Cluster) {
+    run(&mut cluster.kubectl(&["delete", "node", WORKER])).unwrap();
+    eventually("the record is a tombstone", || {
+        let words = [
+            "get",
+            "noderecords",
+            "-n",
+            "constellation-system",
+            "-o",
+            "json",
+        ];
+        run(&mut cluster.kubectl(&words)).is_ok_and(|records| records.contains("forgotten"))
+    });
+    cluster.power_off(1).unwrap();
+    cluster.power_on(1).unwrap();
+    eventually("the deleted node is refused", || {
+        let log = cluster.node(1).unwrap().log();
+        log.contains("the agent exits with `refused`")
+    });
+}
+
+fn json(command: &mut Command) -> Option<Value> {
+    let answer = run(command.args(["--output", "json"])).ok()?;
+    serde_json::from_str(&answer).ok()
+}
+
+#[track_caller]
+fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < end, "it did not come about that {what}");
+        thread::sleep(Duration::from_millis(500));
+    }
+    println!("{what}");
+}
