@@ -1,6 +1,7 @@
 # Phone book of verbs. Each does all of its own set-up; `.ci/run` calls the same ones.
 #
 #   make demo            the story: boot, prove, join, rejoin, refuse, recover (VERBOSE=1: node consoles)
+#   make cluster-native  a cluster in namespaces of this machine: init, join, status, verify (root)
 #   make test            everything a machine can test, VMs included
 #   make test-snp        the SEV-SNP boots alone
 #   make test-fast       without VMs
@@ -14,7 +15,7 @@ FUZZ_SECONDS ?= 600
 # Not `-p xtask`: alone, its dependencies would be built with fewer features, and again for all else.
 XTASK = cargo run --quiet --bin xtask --
 
-.PHONY: setup image kubernetes services demo test test-snp test-fast lint doc bench fuzz fuzz-smoke
+.PHONY: setup image kubernetes services demo cluster-native test test-snp test-fast lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
@@ -36,6 +37,10 @@ demo: image services
 	cargo build --quiet --bin relay --bin demo
 	cargo run --quiet --bin demo
 
+cluster-native: services kubernetes
+	cargo build --quiet --bin bootstrapper --bin native-agent
+	cargo run --quiet --bin cluster-native
+
 # The services that machines talk to are built with the tests.
 test: image kubernetes
 	$(XTASK) test
@@ -44,7 +49,7 @@ test: image kubernetes
 test-snp: image
 	$(XTASK) test --machines snp::
 
-test-fast: setup kubernetes
+test-fast: setup
 	$(XTASK) test --fast
 
 lint: setup

@@ -1,7 +1,8 @@
-//! The tests that boot machines: each one a process of its own, several at a time, long ones first.
+//! The tests that boot machines or run a cluster: several processes at a time, long ones first.
 //!
 //! Run one after the other, every test program would end with one long test on one processor, and a
-//! test that waits for a deadline would keep a processor idle.
+//! test that waits for a deadline would keep a processor idle. A test that boots machines is a process of
+//! its own; the tests of one program that share a control plane stay in one.
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -14,14 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::outcome::Outcome;
+use super::{count, outcome::Outcome};
+
+/// How the names of test programs begin that run real Kubernetes. They need its programs, root where nodes
+/// are made, and minutes.
+const CLUSTER: &str = "cluster";
 
 /// How many tests run at a time: as many as the harness runs machines, so that none waits for another
 /// with its machine off. One more than a build machine has cores: tests also make keys and wait.
 const WORKERS: usize = 3;
 
 /// The tests with the most boots, longest first: whoever starts them last waits for them alone.
-const LONG: [&str; 8] = [
+const LONG: [&str; 12] = [
+    "kubernetes::bootstrapper::cluster_bootstrap",
+    "kubernetes::native-cluster::cluster",
+    "kubernetes::native-kubernetes::cluster_nodes",
+    "kubernetes::join-service::cluster",
     "direct::a_node_killed_at_any_step_of_its_first_boot_heals",
     "direct::a_flipped_bit_of_any_header_field_is_refused",
     "disk::power_cuts_lose_no_synced_file",
@@ -36,17 +45,23 @@ const LONG: [&str; 8] = [
 /// with `passed`, or the disks of all scenarios fill the machine's.
 const KEPT: &str = "not passed; all disks and logs are in ";
 
-/// One test.
+/// One test of machines, or all tests of a program that runs clusters.
 #[derive(Clone, Debug)]
 struct Test {
     program: PathBuf,
+    /// The package's folder, which is where tests run.
+    folder: PathBuf,
     tier: String,
     name: String,
+    /// Whether it is a program with all of its tests.
+    whole: bool,
 }
 
 /// What came of it.
 struct Ran {
     test: Test,
+    passed: usize,
+    failed: usize,
     output: String,
     error: Option<String>,
     took: Duration,
@@ -54,11 +69,13 @@ struct Ran {
 
 /// Runs those whose names contain `filter`; an outcome a test program.
 pub(super) fn run(root: &Path, filter: &str) -> anyhow::Result<Vec<Outcome>> {
-    println!("== tests: machines");
-    let folder = root.join("qemu-tests");
+    println!("== tests: machines and clusters");
     let mut tests = Vec::new();
-    for (tier, program) in programs(root)? {
-        tests.extend(list(&folder, &tier, &program)?);
+    for program in programs(root)? {
+        match program.whole {
+            true => tests.push(program),
+            false => tests.extend(list(&program)?),
+        }
     }
     if let Some(unknown) = LONG
         .iter()
@@ -77,13 +94,13 @@ pub(super) fn run(root: &Path, filter: &str) -> anyhow::Result<Vec<Outcome>> {
             .unwrap_or(LONG.len())
     });
     let started = Instant::now();
-    let ran = run_all(&folder, tests)?;
+    let ran = run_all(tests)?;
     let mut outcomes: Vec<Outcome> = Vec::new();
-    for Ran {
-        test, error, took, ..
-    } in &ran
-    {
-        let tier = format!("machines, {}", test.tier);
+    for ran in &ran {
+        let tier = match ran.test.whole {
+            true => ran.test.tier.clone(),
+            false => format!("machines, {}", ran.test.tier),
+        };
         let index = outcomes.iter().position(|outcome| outcome.name == tier);
         let index = index.unwrap_or_else(|| {
             outcomes.push(Outcome::new(&tier));
@@ -92,17 +109,15 @@ pub(super) fn run(root: &Path, filter: &str) -> anyhow::Result<Vec<Outcome>> {
         let Some(outcome) = outcomes.get_mut(index) else {
             continue;
         };
-        match error {
-            None => outcome.passed += 1,
-            Some(_) => outcome.failed += 1,
-        }
-        outcome.ok &= error.is_none();
-        outcome.took += *took;
+        outcome.passed += ran.passed;
+        outcome.failed += ran.failed;
+        outcome.ok &= ran.error.is_none();
+        outcome.took += ran.took;
     }
     outcomes.sort_by(|one, other| one.name.cmp(&other.name));
     let took = started.elapsed().as_secs_f64();
     println!(
-        "machines: {} tests, {WORKERS} at a time, took {took:.1} s",
+        "machines and clusters: {} processes, {WORKERS} at a time, took {took:.1} s",
         ran.len()
     );
     Ok(outcomes)
@@ -113,12 +128,14 @@ impl Test {
         format!("{}::{}", self.tier, self.name)
     }
 
-    fn run(self, folder: &Path) -> anyhow::Result<Ran> {
+    fn run(self) -> anyhow::Result<Ran> {
         let started = Instant::now();
-        let output = Command::new(&self.program)
-            .current_dir(folder)
-            .args(["--exact", "--nocapture", &self.name])
-            .stdin(Stdio::null())
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.folder).stdin(Stdio::null());
+        if !self.whole {
+            command.args(["--exact", "--nocapture", &self.name]);
+        }
+        let output = command
             .output()
             .with_context(|| format!("start `{}`", self.program.display()))?;
         let text = [output.stdout, output.stderr].concat();
@@ -128,7 +145,13 @@ impl Test {
             _ if text.contains(KEPT) => Some("it keeps its disks".to_owned()),
             _ => None,
         };
+        let results = || {
+            text.lines()
+                .filter_map(|line| line.strip_prefix("test result: "))
+        };
         Ok(Ran {
+            passed: results().map(|counts| count(counts, "passed")).sum(),
+            failed: results().map(|counts| count(counts, "failed")).sum(),
             test: self,
             output: text,
             error,
@@ -137,10 +160,10 @@ impl Test {
     }
 }
 
-/// Builds the test programs of `qemu-tests`: their tiers and where they are. All of the workspace is
+/// Builds the test programs of `qemu-tests`, and the others whose names begin with `cluster`. All of the workspace is
 /// built, as the fast tier has done: built alone, everything below would be built once more with fewer
 /// features. The services that the tests run are built by that too.
-fn programs(root: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+fn programs(root: &Path) -> anyhow::Result<Vec<Test>> {
     let output = Command::new("cargo")
         .current_dir(root)
         .args(["test", "--workspace", "--no-run"])
@@ -152,45 +175,61 @@ fn programs(root: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
         bail!("`cargo test --no-run` failed with {}", output.status);
     }
     let messages = String::from_utf8(output.stdout).context("output of `cargo test`")?;
-    let manifest = root.join("qemu-tests/Cargo.toml");
+    let machines = root.join("qemu-tests");
     let mut programs = Vec::new();
     for message in messages.lines() {
         let message: Value = serde_json::from_str(message).context("output of `cargo test`")?;
-        let ours = message["manifest_path"].as_str() == manifest.to_str();
-        if !ours || message["profile"]["test"] != true {
+        let (Some(program), true) = (
+            message["executable"].as_str(),
+            message["profile"]["test"] == true,
+        ) else {
+            continue;
+        };
+        let manifest = Path::new(message["manifest_path"].as_str().unwrap_or_default());
+        let folder = manifest.parent().unwrap_or(root).to_owned();
+        let package = folder.file_name().unwrap_or_default().to_string_lossy();
+        let name = match message["target"]["kind"][0].as_str() {
+            Some("test") => message["target"]["name"].as_str().unwrap_or_default(),
+            _ => "library",
+        };
+        let whole = folder != machines;
+        if whole && !name.starts_with(CLUSTER) {
             continue;
         }
-        let name = match message["target"]["kind"][0].as_str() {
-            Some("test") => message["target"]["name"].as_str(),
-            _ => Some("library"),
+        let (tier, name) = match whole {
+            true => ("kubernetes".to_owned(), format!("{package}::{name}")),
+            false => (name.to_owned(), String::new()),
         };
-        if let (Some(name), Some(program)) = (name, message["executable"].as_str()) {
-            programs.push((name.to_owned(), PathBuf::from(program)));
-        }
+        programs.push(Test {
+            program: program.into(),
+            folder,
+            tier,
+            name,
+            whole,
+        });
     }
-    programs.sort();
+    programs.sort_by_key(Test::full);
     Ok(programs)
 }
 
-fn list(folder: &Path, tier: &str, program: &Path) -> anyhow::Result<Vec<Test>> {
-    let mut command = Command::new(program);
+fn list(program: &Test) -> anyhow::Result<Vec<Test>> {
+    let mut command = Command::new(&program.program);
     command
-        .current_dir(folder)
+        .current_dir(&program.folder)
         .args(["--list", "--format", "terse"]);
     let output = command
         .output()
-        .with_context(|| format!("start `{}`", program.display()))?;
+        .with_context(|| format!("start `{}`", program.program.display()))?;
     let names = String::from_utf8(output.stdout).context("names of tests")?;
     let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
     let test = |name: &str| Test {
-        program: program.to_owned(),
-        tier: tier.to_owned(),
         name: name.to_owned(),
+        ..program.clone()
     };
     Ok(names.map(test).collect())
 }
 
-fn run_all(folder: &Path, tests: Vec<Test>) -> anyhow::Result<Vec<Ran>> {
+fn run_all(tests: Vec<Test>) -> anyhow::Result<Vec<Ran>> {
     let queue = Mutex::new(VecDeque::from(tests));
     let next = || {
         queue
@@ -201,7 +240,7 @@ fn run_all(folder: &Path, tests: Vec<Test>) -> anyhow::Result<Vec<Ran>> {
     let work = || -> anyhow::Result<Vec<Ran>> {
         let mut done = Vec::new();
         while let Some(test) = next() {
-            let ran = test.run(folder)?;
+            let ran = test.run()?;
             report(&ran);
             done.push(ran);
         }
