@@ -33,9 +33,12 @@ impl<D: Fn(&Snapshot) -> Result<Step, Refusal>> Rounds<D> {
     /// # Errors
     /// When the core refuses, or the decision does not end.
     pub fn step(&mut self) -> Result<Step, Refusal> {
-        self.left = self.left.checked_sub(1).ok_or_else(|| Refusal::StoreCorrupt {
-            key: "a decision that never ends".into(),
-        })?;
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| Refusal::StoreCorrupt {
+                key: "a decision that never ends".into(),
+            })?;
         let step = (self.decide)(&self.snapshot)?;
         if matches!(step, Step::Write(_)) {
             self.snapshot = Snapshot::new();

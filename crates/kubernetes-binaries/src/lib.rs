@@ -46,7 +46,8 @@ const CURRENT: &str = "current";
 /// The newest unpacked tools, below [`cache`].
 const CURRENT_TOOLS: &str = "tools";
 
-const HINT: &str = "hint: run `cargo run -p xtask -- kubernetes`, or name a complete folder in `KUBERNETES_BIN`";
+const HINT: &str =
+    "hint: run `cargo run -p xtask -- kubernetes`, or name a complete folder in `KUBERNETES_BIN`";
 
 /// Kubernetes' programs and the programs around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
