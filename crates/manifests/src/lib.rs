@@ -1,8 +1,8 @@
 //! The Kubernetes objects of the services: rendered from the templates that the repository publishes in
 //! `manifests/`, and applied in order.
 //!
-//! [`render`] fills the templates from [`Values`]. A variable that is not there is an error, and each
-//! value is written as JSON, so none can add a field or an object. [`apply`] hands the objects to the
+//! [`render()`] fills the templates from [`Values`]. A variable that is not there is an error, and each
+//! value is written as JSON, so none can add a field or an object. [`apply()`] hands the objects to the
 //! API server by server-side apply: running it again changes nothing, running it with the next
 //! version's templates is the upgrade.
 //!
