@@ -1,17 +1,25 @@
 //! A running cluster, by the operator's kubeconfig.
 
-use admission::{NodeRecord, RecordState};
+use admission::{
+    Context as AdmissionContext, NodeRecord, OperatorAction, RecordState, Timestamp, operate,
+};
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, Node},
+};
 use kube::{
     Api, Client, Config, ResourceExt as _,
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use kube_store::{KubeStore, NAMESPACE};
-use std::{path::Path, time::Duration};
+use kube_store::{CLUSTER_CONFIG_MAP, ClusterFacts, KubeStore, NAMESPACE};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::output::WithHint as _;
+use crate::{output::WithHint as _, records::Records};
 
 /// The longest that one request may take.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -79,6 +87,42 @@ impl Cluster {
         }));
         members.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(members)
+    }
+
+    /// All records, tombstones included, and what boots without a latch got.
+    pub(crate) async fn records(&self) -> Result<Records> {
+        let mut nodes = self.store.nodes().await.context("list node records")?;
+        nodes.sort_by_key(|record| record.disk);
+        let mut boots = self.store.spent_boots().await.context("list claims")?;
+        boots.retain(|claim| !claim.attester.names_machine());
+        Ok(Records {
+            nodes: nodes.into_iter().map(Into::into).collect(),
+            boots,
+        })
+    }
+
+    /// Changes a record as the operator. The API server's audit log has who did it.
+    pub(crate) async fn operate(&self, action: &OperatorAction) -> Result<()> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let context = AdmissionContext {
+            now: Timestamp(since.unwrap_or_default().as_secs()),
+            key_version: self.facts().await?.key_version,
+            live_until: None,
+        };
+        let settled = self
+            .store
+            .settle(|snapshot| operate(action, &context, snapshot))
+            .await;
+        settled
+            .map(|persisted| drop(persisted.audited()))
+            .with_context(|| action.name())
+    }
+
+    async fn facts(&self) -> Result<ClusterFacts> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let map = maps.get(CLUSTER_CONFIG_MAP).await;
+        let map = map.context("read the cluster's parameters")?;
+        ClusterFacts::parse(&map).context("the cluster's parameters")
     }
 
     /// Our services.

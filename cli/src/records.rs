@@ -1,6 +1,6 @@
 //! Node records as the operator keeps them: listed by the join service, read by `recover`.
 
-use admission::{BootClaim, BootId, SealingKeyHash};
+use admission::{BootClaim, BootId, NodeRecord, RecordState, SealingKeyHash, TombstoneCause};
 use anyhow::{Context as _, Result, bail};
 use api::admin::{ListNodesResponse, Node, NodeRole, NodeState as StateMessage, SpentBoot};
 use appraisal::AttesterIdentity;
@@ -106,6 +106,28 @@ fn spent_boot(message: &SpentBoot) -> Result<BootClaim> {
         sealing_key: SealingKeyHash::from_bytes(message.sealing_key.as_slice().try_into()?),
         committed: message.committed.map(Generation),
     })
+}
+
+impl From<NodeRecord> for Record {
+    fn from(record: NodeRecord) -> Self {
+        Self {
+            node: record.node,
+            role: record.role,
+            state: match record.state {
+                RecordState::Active => NodeState::Active,
+                RecordState::Issued => NodeState::Issued,
+                RecordState::Tombstone(TombstoneCause::Forgotten) => NodeState::Forgotten,
+                RecordState::Tombstone(TombstoneCause::Superseded) => NodeState::Superseded,
+            },
+            disk: record.disk,
+            attester: record.attester,
+            image: record.image,
+            generation: record.generation,
+            key_version: record.key_version,
+            created: record.created.0,
+            last_seen: record.last_seen.0,
+        }
+    }
 }
 
 impl Record {

@@ -1,27 +1,20 @@
-//! `constellation node`: the records of the join service, over its operator socket.
+//! `constellation node`: the records of a join service, over its operator socket or in its cluster.
 
-use admission::BootClaim;
-use anyhow::{Context as _, Result, bail};
-use api::admin::{
-    AcceptGenerationRequest, AdoptDiskRequest, AuditHeadRequest, BackupRequest, ForgetNodeRequest,
-    ListNodesRequest, OpenControlPlaneRequest, RebindDiskRequest, RecordBootRequest, SpentBoot,
-    join_admin_client::JoinAdminClient,
-};
+mod socket;
+
+use admission::{Adoption, OperatorAction};
+use anyhow::{Context as _, Result, anyhow, bail};
+use api::admin::join_admin_client::JoinAdminClient;
 use appraisal::AttesterIdentity;
 use clap::{Args, Subcommand};
-use hyper_util::rt::TokioIo;
 use identity::{DiskId, Generation, NodeName, Role};
 use serde::Serialize;
-use std::{
-    fmt,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use std::{fmt, path::PathBuf};
+use tonic::transport::Channel;
 
 use crate::{
-    documents, files,
+    documents,
+    kubernetes::Cluster,
     output::{OutputFormat, WithHint as _},
     records::{NodeState, Record, Records},
 };
@@ -37,6 +30,9 @@ pub(crate) struct Node {
         default_value = "/run/constellation/join-service.sock"
     )]
     socket: PathBuf,
+    /// The administrator's kubeconfig, for a join service in a cluster
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "socket")]
+    kubeconfig: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -126,57 +122,56 @@ enum Change {
 }
 
 impl Change {
-    /// Asks the service for the change, and says what is so now.
-    async fn apply(self, client: &mut JoinAdminClient<Channel>) -> Result<String> {
-        Ok(match self {
-            Self::Forget { node } => {
-                let request = ForgetNodeRequest {
-                    node_name: node.to_string(),
-                };
-                client.forget_node(request).await.map_err(refused)?;
-                format!("Node `{node}` is forgotten; its disk id is dead, its name is free")
-            }
+    fn action(&self) -> OperatorAction {
+        match self {
+            Self::Forget { node } => OperatorAction::Forget { node: node.clone() },
             Self::Adopt {
                 disk,
                 node,
                 role,
                 attester,
                 generation,
-            } => {
-                let request = AdoptDiskRequest {
-                    disk_uuid: disk.to_string(),
-                    node_name: node.to_string(),
-                    role: role_message(role).into(),
-                    attester: attester.to_string(),
-                    generation,
-                };
-                client.adopt_disk(request).await.map_err(refused)?;
-                format!("Disk {disk} is node `{node}` from generation {generation} on")
+            } => OperatorAction::Adopt(Adoption {
+                disk: *disk,
+                node: node.clone(),
+                role: *role,
+                attester: *attester,
+                generation: Generation(*generation),
+            }),
+            Self::Rebind { disk, attester } => OperatorAction::Rebind {
+                disk: *disk,
+                attester: *attester,
+            },
+            Self::AcceptGeneration { disk, generation } => OperatorAction::AcceptGeneration {
+                disk: *disk,
+                generation: Generation(*generation),
+            },
+            Self::OpenControlPlane { node } => {
+                OperatorAction::OpenControlPlane { node: node.clone() }
             }
-            Self::Rebind { disk, attester } => {
-                let request = RebindDiskRequest {
-                    disk_uuid: disk.to_string(),
-                    attester: attester.to_string(),
-                };
-                client.rebind_disk(request).await.map_err(refused)?;
-                format!("Disk {disk} belongs to {attester}")
+        }
+    }
+
+    /// What is so once it is done.
+    fn done(&self) -> String {
+        match self {
+            Self::Forget { node } => {
+                format!("Node `{node}` is forgotten; its disk id is dead, its name is free")
             }
+            Self::Adopt {
+                disk,
+                node,
+                generation,
+                ..
+            } => format!("Disk {disk} is node `{node}` from generation {generation} on"),
+            Self::Rebind { disk, attester } => format!("Disk {disk} belongs to {attester}"),
             Self::AcceptGeneration { disk, generation } => {
-                let request = AcceptGenerationRequest {
-                    disk_uuid: disk.to_string(),
-                    generation,
-                };
-                client.accept_generation(request).await.map_err(refused)?;
                 format!("Disk {disk} is accepted from generation {generation} on")
             }
             Self::OpenControlPlane { node } => {
-                let request = OpenControlPlaneRequest {
-                    node_name: node.to_string(),
-                };
-                client.open_control_plane(request).await.map_err(refused)?;
                 format!("Node `{node}` may join as a control-plane node, once")
             }
-        })
+        }
     }
 }
 
@@ -190,135 +185,88 @@ impl Node {
     }
 
     async fn call(self, output: OutputFormat) -> Result<()> {
-        let mut client = connect(&self.socket).await?;
+        let mut store = match &self.kubeconfig {
+            Some(kubeconfig) => Store::Cluster(Cluster::open(kubeconfig).await?),
+            None => Store::Socket(socket::connect(&self.socket).await?),
+        };
         let done = |text: String| output.print(&Done { done: text });
         match self.command {
             Command::List { update } => {
-                let records = list(&mut client).await?;
+                let records = store.list().await?;
                 if let Some(path) = update {
                     records.update(&path)?;
                 }
                 output.print(&records)
             }
             Command::RecordBoots { records } => {
-                let recorded = record_boots(&mut client, &records).await?;
+                let kept: Records = documents::read(&records)?;
+                let known = store.list().await?;
+                let mut recorded = 0;
+                for boot in kept.boots_beside(&known) {
+                    store.act(&OperatorAction::RecordBoot(*boot)).await?;
+                    recorded += 1;
+                }
                 done(format!(
                     "{recorded} boots recorded; they get no key any more"
                 ))
             }
             Command::Show { node } => {
-                let mut records = list(&mut client).await?;
+                let mut records = store.list().await?;
                 records.nodes.retain(|record| record.node == node);
                 if records.nodes.is_empty() {
                     bail!("there is no record of node `{node}`");
                 }
                 output.print(&records)
             }
-            Command::Change(change) => done(change.apply(&mut client).await?),
+            Command::Change(change) => {
+                store.act(&change.action()).await?;
+                done(change.done())
+            }
             Command::Backup { out } => {
-                let bytes = backup(&mut client, &out).await?;
+                let bytes = socket::backup(store.socket()?, &out).await?;
                 done(format!(
                     "Store copied to `{}`, {bytes} bytes",
                     out.display()
                 ))
             }
             Command::AuditHead => {
-                let head = client
-                    .audit_head(AuditHeadRequest {})
-                    .await
-                    .map_err(refused)?;
-                let head = serde_json::from_str(&head.into_inner().head)
-                    .context("answer of the join service: malformed head")?;
+                let head = socket::audit_head(store.socket()?).await?;
                 output.print(&AuditHead(head))
             }
         }
     }
 }
 
-/// The longest list of records and boots, each of some 100 bytes. They only ever grow, by what hosts
-/// make their nodes do: a host that starts a node again and again must not keep the operator from them.
-const MAX_ANSWER: usize = 256 << 20;
-
-async fn connect(socket: &Path) -> Result<JoinAdminClient<Channel>> {
-    let path = socket.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    // The URI is required and never resolved: the connector ignores it.
-    let channel = Endpoint::from_static("http://operator.invalid")
-        .connect_with_connector(connector)
-        .await
-        .with_context(|| format!("connect to the join service at `{}`", socket.display()))
-        .hint("run this as the service's user or root on its machine, or give `--socket`")?;
-    Ok(JoinAdminClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+/// Where the records are.
+enum Store {
+    /// In a cluster; the API server's audit log has who changed what.
+    Cluster(Cluster),
+    /// In a standalone join service, which audits each change.
+    Socket(JoinAdminClient<Channel>),
 }
 
-async fn list(client: &mut JoinAdminClient<Channel>) -> Result<Records> {
-    let answer = client
-        .list_nodes(ListNodesRequest {})
-        .await
-        .map_err(refused)?;
-    Records::from_message(answer.into_inner())
-}
-
-/// Sends what the service does not know; gives their number.
-async fn record_boots(client: &mut JoinAdminClient<Channel>, path: &Path) -> Result<usize> {
-    let kept: Records = documents::read(path)?;
-    let known = list(client).await?;
-    let mut recorded = 0;
-    for boot in kept.boots_beside(&known) {
-        let request = RecordBootRequest {
-            boot: Some(spent_boot(boot)),
-        };
-        client.record_boot(request).await.map_err(refused)?;
-        recorded += 1;
-    }
-    Ok(recorded)
-}
-
-fn spent_boot(claim: &BootClaim) -> SpentBoot {
-    SpentBoot {
-        boot: claim.boot.as_bytes().to_vec(),
-        disk_uuid: claim.disk.to_string(),
-        sealing_key: claim.sealing_key.as_bytes().to_vec(),
-        committed: claim.committed.map(|generation| generation.0),
-    }
-}
-
-async fn backup(client: &mut JoinAdminClient<Channel>, out: &Path) -> Result<u64> {
-    let mut chunks = client
-        .backup(BackupRequest {})
-        .await
-        .map_err(refused)?
-        .into_inner();
-    let mut file = files::create_secret(out)?;
-    let mut bytes = 0_u64;
-    let copied = async {
-        while let Some(chunk) = chunks.message().await.map_err(refused)? {
-            file.write_all(&chunk.data)?;
-            bytes = bytes.saturating_add(chunk.data.len() as u64);
+impl Store {
+    async fn list(&mut self) -> Result<Records> {
+        match self {
+            Self::Cluster(cluster) => cluster.records().await,
+            Self::Socket(client) => socket::list(client).await,
         }
-        file.sync_all()?;
-        anyhow::Ok(())
-    };
-    if let Err(error) = copied.await {
-        // Half a store must not look like a backup.
-        drop(std::fs::remove_file(out));
-        return Err(error.context(format!("back up to `{}`", out.display())));
     }
-    Ok(bytes)
-}
 
-fn role_message(role: Role) -> api::admin::NodeRole {
-    match role {
-        Role::ControlPlane => api::admin::NodeRole::ControlPlane,
-        Role::Worker => api::admin::NodeRole::Worker,
+    async fn act(&mut self, action: &OperatorAction) -> Result<()> {
+        match self {
+            Self::Cluster(cluster) => cluster.operate(action).await,
+            Self::Socket(client) => socket::act(client, action).await,
+        }
     }
-}
 
-fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("join service: {}", status.message())
+    fn socket(&mut self) -> Result<&mut JoinAdminClient<Channel>> {
+        match self {
+            Self::Cluster(_) => Err(anyhow!("a cluster's records are in etcd"))
+                .hint("back up etcd; audit logs are on the control-plane nodes"),
+            Self::Socket(client) => Ok(client),
+        }
+    }
 }
 
 #[derive(Serialize)]

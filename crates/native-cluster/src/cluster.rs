@@ -80,12 +80,25 @@ impl Cluster {
     /// # Errors
     /// If the machine cannot be made.
     pub fn add_node(&mut self, name: &str) -> Result<()> {
+        self.add(name, "worker")
+    }
+
+    /// The same for one whose host hints that it be a control-plane node.
+    ///
+    /// # Errors
+    /// If the machine cannot be made.
+    pub fn add_control_plane(&mut self, name: &str) -> Result<()> {
+        self.add(name, "control-plane")
+    }
+
+    fn add(&mut self, name: &str, role: &'static str) -> Result<()> {
         let number = u8::try_from(self.nodes.len() + 1)?;
         let node = Node::new(
             &self.kubernetes,
             &self.network,
             &self.authority,
             (name, number),
+            role,
         )?;
         self.nodes.push(node);
         self.boot(self.nodes.len() - 1)
@@ -144,6 +157,17 @@ impl Cluster {
     /// If the program is not built.
     pub fn status_command(&self) -> Result<Command> {
         let mut command = self.constellation(&["status"])?;
+        command.arg("--kubeconfig").arg(self.owner.kubeconfig());
+        Ok(command)
+    }
+
+    /// `constellation node` with these words.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn node_command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.constellation(&["node"])?;
+        command.args(words);
         command.arg("--kubeconfig").arg(self.owner.kubeconfig());
         Ok(command)
     }

@@ -24,11 +24,13 @@ const PUSH_PORT: u16 = 30091;
 pub struct Node {
     isolated: IsolatedNode,
     tpm: Tpm,
+    role: &'static str,
     boots: u32,
 }
 
 impl Node {
-    /// A node with a new TPM and a blank disk, switched on; its agent does not run yet.
+    /// A node with a new TPM and a blank disk, switched on; its agent does not run yet. Its host hints that
+    /// it be of this role.
     ///
     /// # Errors
     /// If the kernel refuses namespaces, or swtpm does not start.
@@ -37,10 +39,12 @@ impl Node {
         network: &Network,
         authority: &TpmAuthority,
         (name, number): (&str, u8),
+        role: &'static str,
     ) -> Result<Self> {
         Ok(Self {
             isolated: IsolatedNode::start(kubernetes, network, name, number)?,
             tpm: authority.manufacture(IMAGE)?,
+            role,
             boots: 0,
         })
     }
@@ -129,7 +133,7 @@ impl Node {
     }
 
     fn hints(&self, endpoints: &[String]) -> Value {
-        json!({"endpoints": endpoints, "node_name": self.isolated.name(), "role": "worker"})
+        json!({"endpoints": endpoints, "node_name": self.isolated.name(), "role": self.role})
     }
 
     /// What a kernel and its firmware would show in the same place on every node: the command line, and

@@ -52,6 +52,7 @@ fn live(cluster: &mut Cluster) {
     run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
     everything_verifies(cluster);
     a_deleted_worker_is_dead(cluster);
+    a_control_plane_node_needs_the_operator(cluster);
 }
 
 fn everything_verifies(cluster: &Cluster) {
@@ -131,21 +132,41 @@ fn the_cluster_comes_back(cluster: &mut Cluster) {
 fn a_deleted_worker_is_dead(cluster: &mut Cluster) {
     run(&mut cluster.kubectl(&["delete", "node", WORKER])).unwrap();
     eventually("the record is a tombstone", || {
-        let words = [
-            "get",
-            "noderecords",
-            "-n",
-            "constellation-system",
-            "-o",
-            "json",
-        ];
-        run(&mut cluster.kubectl(&words)).is_ok_and(|records| records.contains("forgotten"))
+        let records = json(&mut cluster.node_command(&["show", WORKER]).unwrap());
+        records.is_some_and(|records| {
+            let nodes = records["nodes"].as_array().unwrap();
+            nodes.iter().all(|node| node["state"] == "forgotten")
+        })
     });
     cluster.power_off(1).unwrap();
     cluster.power_on(1).unwrap();
     eventually("the deleted node is refused", || {
         let log = cluster.node(1).unwrap().log();
         log.contains("the agent exits with `refused`")
+    });
+}
+
+/// The image may have the role, and its host says so: it still takes the operator's word.
+fn a_control_plane_node_needs_the_operator(cluster: &mut Cluster) {
+    const SECOND: &str = "control-1";
+    cluster.add_control_plane(SECOND).unwrap();
+    eventually("an uninvited control plane is refused", || {
+        let log = cluster.node(3).unwrap().log();
+        log.contains("the agent exits with `refused`")
+    });
+    let invite = ["open-control-plane", SECOND];
+    run(&mut cluster.node_command(&invite).unwrap()).unwrap();
+    cluster.power_off(3).unwrap();
+    cluster.power_on(3).unwrap();
+    cluster.wait_ready(SECOND).unwrap();
+    eventually("it runs an API server and the services", || {
+        let words = ["get", "pods", "--all-namespaces", "--output", "name"];
+        let on = format!("spec.nodeName={SECOND}");
+        let mut command = cluster.kubectl(&words);
+        let pods = run(command.args(["--field-selector", &on])).unwrap_or_default();
+        ["kube-apiserver", "key-service", "join-service"]
+            .iter()
+            .all(|name| pods.contains(name))
     });
 }
 
