@@ -101,7 +101,7 @@ impl AttestError {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Activate(TpmError::Refused { .. }) => Class::Malformed,
+            Self::Activate(TpmError::Refused { .. } | TpmError::Challenge(_)) => Class::Malformed,
             Self::Activate(_)
             | Self::NoChallenge
             | Self::Quote(_)

@@ -33,8 +33,8 @@ const READY: &str = "attester";
 /// Why there is no statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WorkerError {
-    /// Malformed: made for other keys than this process has.
-    #[error("the challenge is for other keys: ask for the identity again")]
+    /// Malformed: no challenge, or made for other keys than this process has.
+    #[error("the challenge is malformed or for other keys: ask for the identity again")]
     Challenge,
     /// Unavailable: the device fails.
     #[error("the attestation device fails")]
@@ -214,7 +214,9 @@ fn make(attester: &mut Attester, job: &Job) -> Result<Attested, EvidenceError> {
 /// What the caller learns, and whether the device is as good as before.
 const fn blame(error: &EvidenceError) -> (WorkerError, bool) {
     match error {
-        EvidenceError::Activate(TpmError::Refused { .. }) => (WorkerError::Challenge, true),
+        EvidenceError::Activate(TpmError::Refused { .. } | TpmError::Challenge(_)) => {
+            (WorkerError::Challenge, true)
+        }
         EvidenceError::Unchallenged(_) => (WorkerError::Unchallenged, true),
         _ => (WorkerError::Device, false),
     }

@@ -23,7 +23,7 @@ use commands::{Handle, Tpm};
 use evidence::{TpmChallenge, TpmEvidence, TpmIdentity};
 use quoter::Quoter;
 use std::io;
-use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet};
+use tpm::{AttestationKey, EkKind, EndorsementKey, Malformed, PcrSet, Reader};
 use zeroize::Zeroizing;
 
 pub use device::{MalformedDevice, TpmDevice};
@@ -45,10 +45,16 @@ const EK_RSA_2048: EkLocation = EkLocation {
     persistent: Handle(0x8101_0001),
 };
 
+/// The longest part of a challenge. The longest that is any is the seed encrypted to an RSA 4096 key.
+const MAX_CHALLENGE: usize = 1024;
+
 /// Why the TPM did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TpmError {
+    /// The challenge is none; the device is as good as before.
+    #[error("malformed challenge: `{0}`")]
+    Challenge(&'static str),
     /// The device does not open.
     #[error("cannot open TPM device `{path}`")]
     Open {
@@ -159,8 +165,10 @@ impl TpmAttester {
     /// Recovers the secret of a credential that was made for this TPM and this attestation key.
     ///
     /// # Errors
-    /// If the credential is for another TPM or key, or a command fails.
+    /// If the challenge is malformed or for another TPM or key, or a command fails.
     pub fn activate(&mut self, challenge: &TpmChallenge) -> Result<Zeroizing<[u8; 32]>, TpmError> {
+        check_part("credential blob", &challenge.credential_blob)?;
+        check_part("encrypted secret", &challenge.encrypted_secret)?;
         let Quoter { tpm, ak, .. } = &mut self.quoter;
         let session = tpm.start_policy_session()?;
         let secret = tpm.policy_secret_endorsement(session).and_then(|()| {
@@ -198,6 +206,16 @@ impl Drop for TpmAttester {
     fn drop(&mut self) {
         flush(&mut self.quoter.tpm, self.ek);
     }
+}
+
+/// A part of a challenge goes into the command as it came: exactly one `TPM2B`, or the device would see
+/// another command than was meant, or one that it cannot take.
+fn check_part(part: &'static str, bytes: &[u8]) -> Result<(), TpmError> {
+    let mut reader = Reader::new(part, bytes);
+    reader
+        .sized(part, MAX_CHALLENGE - size_of::<u16>())
+        .and_then(|_| reader.finish())
+        .map_err(|_| TpmError::Challenge(part))
 }
 
 fn pcr_set(pcrs: &[u32]) -> Result<PcrSet, TpmError> {

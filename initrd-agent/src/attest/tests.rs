@@ -39,6 +39,10 @@ fn a_failure_of_a_tpm_ends_its_session_only() {
     };
     for (error, class) in [
         (AttestError::Activate(refused()), Class::Malformed),
+        (
+            AttestError::Activate(TpmError::Challenge("secret")),
+            Class::Malformed,
+        ),
         (AttestError::NoChallenge, Class::Internal),
         (AttestError::Quote(refused()), Class::Internal),
     ] {

@@ -1,12 +1,16 @@
 //! What the service states, by a verifier that believes nothing.
 
 use crate::setup::{Machine, Running, challenge, get, hex, json, judge};
-use api::verify::{GetAttestationRequest, GetIdentityRequest};
+use api::{
+    atls,
+    verify::{GetAttestationRequest, GetIdentityRequest},
+};
 use appraisal::{AppraisalError, Membership};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use evidence::{AttesterClaim, Evidence, Nonce, TpmEvidence, TpmIdentity};
 use serde_json::Value;
 use tonic::Code;
+use tpm::{AttestationKey, EndorsementKey, make_credential};
 
 fn request(nonce: &Nonce) -> GetAttestationRequest {
     GetAttestationRequest {
@@ -52,6 +56,78 @@ async fn two_calls_prove_a_latched_node_and_its_key() {
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     // And the device serves on.
     client.get_attestation(request(&nonce)).await.unwrap();
+    running.stop().await;
+}
+
+/// What anybody may send costs nobody the device, nor the attestation key that others were told.
+#[tokio::test]
+async fn a_bad_challenge_does_not_close_the_device() {
+    let machine = Machine::new();
+    let running = Running::ready(&machine, "per_second_and_address = 100").await;
+    let mut client = running.client().await;
+    let identity = client.get_identity(GetIdentityRequest {}).await.unwrap();
+    let stated = identity.into_inner().parse().unwrap();
+    let AttesterClaim::Tpm(tpm) = &stated.claim else {
+        panic!("not a TPM");
+    };
+    let ek = EndorsementKey::parse(&tpm.ek_public).unwrap();
+    let ak = AttestationKey::parse(&tpm.ak_public).unwrap();
+    let credential = |length| {
+        let made = make_credential(&ek, ak.name(), &[7; 32][..length]).unwrap();
+        atls::TpmChallenge {
+            credential_blob: made.blob,
+            encrypted_secret: made.encrypted_secret,
+        }
+    };
+    let changed = |change: fn(&mut atls::TpmChallenge)| {
+        let mut challenge = credential(32);
+        change(&mut challenge);
+        challenge
+    };
+    // A `TPM2B` of exactly that length.
+    let sized = |length: u16| {
+        let mut part = Vec::from((length - 2).to_be_bytes());
+        part.resize(length.into(), 1);
+        part
+    };
+    let flaws = [
+        // These activate, and the answer is too short.
+        credential(16),
+        credential(0),
+        changed(|challenge| challenge.credential_blob.push(0)),
+        changed(|challenge| challenge.encrypted_secret.truncate(9)),
+        changed(|challenge| challenge.encrypted_secret.truncate(1)),
+        atls::TpmChallenge {
+            credential_blob: sized(1024),
+            encrypted_secret: sized(1024),
+        },
+        atls::TpmChallenge {
+            credential_blob: sized(1025),
+            ..credential(32)
+        },
+        atls::TpmChallenge {
+            credential_blob: vec![0; 5000],
+            ..credential(32)
+        },
+    ];
+    let appraiser = machine.appraiser();
+    let nonce = Nonce([9; 32]);
+    for flaw in flaws {
+        let mut ask = request(&nonce);
+        ask.challenge = Some(flaw);
+        let status = client.get_attestation(ask).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        let (challenged, made) = challenge(&appraiser, &stated.claim);
+        let mut ask = request(&nonce);
+        ask.challenge = Some(made.into());
+        let answer = client.get_attestation(ask).await.unwrap();
+        let (node, evidence, activated) = answer.into_inner().parse().unwrap();
+        assert_eq!(node, stated);
+        let verified = judge(&nonce, &evidence, |statement| {
+            appraiser.verify(challenged, activated.as_deref(), statement)
+        });
+        assert_eq!(verified.unwrap().image(), "v1");
+    }
     running.stop().await;
 }
 

@@ -260,15 +260,11 @@ impl Tpm {
             .bytes(&challenge.encrypted_secret)
             .run(&mut *self.transport)?
             .parse(|reader| {
-                let malformed = reader.malformed("certInfo");
-                let mut secret = Zeroizing::new([0; 32]);
-                let got = reader.sized("certInfo", secret.len())?;
-                if got.len() != secret.len() {
-                    return Err(malformed);
-                }
-                secret.copy_from_slice(got);
-                Ok(secret)
-            })
+                let got = reader.sized("certInfo", MAX_RESPONSE)?;
+                Ok(<[u8; 32]>::try_from(got).map(Zeroizing::new).ok())
+            })?
+            // Whoever makes the credential chooses how long its secret is.
+            .ok_or(TpmError::Challenge("secret"))
     }
 
     /// `TPM2_Quote` with the key's own scheme; gives `TPMS_ATTEST` and `TPMT_SIGNATURE`.
