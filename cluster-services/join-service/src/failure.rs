@@ -9,6 +9,7 @@ use admission::{ForeignAppraisal, Refusal, RefusalClass};
 use api::{Class, Malformed};
 use attested_tls::SealError;
 use audit::Outcome;
+use identity::NodeName;
 use service_runtime::audit_log::RecordError;
 use tonic::{Code, Status};
 
@@ -43,6 +44,9 @@ pub enum Failure {
     /// The message makes no sense.
     #[error("malformed request")]
     Malformed(#[source] Malformed),
+    /// A Node of the name is there before its node joined. The operator can mend it.
+    #[error("a Node {0} exists already: delete the Node first")]
+    NodeExists(NodeName),
     /// The request came without the node it is from; a bug.
     #[error("the connection has no node")]
     NoNode,
@@ -71,6 +75,7 @@ impl Failure {
             Self::Audit(_)
             | Self::Certificate(_)
             | Self::Look(_)
+            | Self::NodeExists(_)
             | Self::RulesChanged
             | Self::Store(StoreError::Behind | StoreError::Failed) => Class::Unavailable,
             Self::CertificateRequest(error) => error.class(),

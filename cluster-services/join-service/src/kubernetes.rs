@@ -15,7 +15,7 @@ pub use nodes::NodeWatch;
 pub use requests::{CheckedRequests, ParsedRequests, RequestError, Signer};
 
 use crate::{failure::Failure, tickets::now};
-use admission::{OperatorAction, Timestamp, operate};
+use admission::{OperatorAction, RecordState, Timestamp, operate};
 use audit::{Action, Outcome, RecordEvent, Text};
 use hand_off::{ControlPlaneFiles, JoinMaterial};
 use identity::{DiskId, KeyVersion, NodeName, Role};
@@ -200,27 +200,35 @@ impl Kubernetes {
 
     /// Brings one record and the Node of its name together.
     ///
-    /// A Node that is there is observed. A Node that was observed and is gone was deleted: a worker is
-    /// retired. A control-plane name is freed by the operator's `node forget` alone.
+    /// A Node that is there is observed. A Node that was observed and is gone, or has another uid, was
+    /// deleted: a worker is retired. Without a Commit a disk has no Node. A control-plane name is freed
+    /// by the operator's `node forget` alone.
     async fn reconcile(&self, observed: &ObservedNode) -> Result<(), Failure> {
         let record = &observed.record;
-        if record.is_tombstone() {
+        if record.state != RecordState::Active {
             return Ok(());
         }
-        match self.node_uid(&record.node).await? {
-            Some(uid) => {
-                if observed.node_uid.as_ref() != Some(&uid) {
-                    self.store
-                        .observe_node(record.disk, &uid)
-                        .await
-                        .map_err(Failure::KubeStore)?;
-                }
-                Ok(())
-            }
-            None if observed.node_uid.is_some() && record.role == Role::Worker => {
-                self.retire(record.disk, &record.node).await
-            }
+        let (before, uid) = (&observed.node_uid, self.node_uid(&record.node).await?);
+        if *before == uid {
+            return Ok(());
+        }
+        if before.is_some() && record.role == Role::Worker {
+            return self.retire(record.disk, &record.node).await;
+        }
+        let Some(uid) = uid else { return Ok(()) };
+        let seen = self.store.observe_node(record.disk, &uid).await;
+        seen.map(drop).map_err(Failure::KubeStore)
+    }
+
+    /// Refuses a new node that would find a Node of its name. It has none before its Commit, so one that is
+    /// there is another's: the Secrets of the pods bound to it are that one's.
+    ///
+    /// # Errors
+    /// [`Failure::NodeExists`]; or when the API server does not say.
+    pub async fn refuse_existing_node(&self, name: &NodeName) -> Result<(), Failure> {
+        match self.node_uid(name).await? {
             None => Ok(()),
+            Some(_) => Err(Failure::NodeExists(name.clone())),
         }
     }
 

@@ -69,10 +69,13 @@ impl Tickets {
             return Err(Failure::Grant);
         };
         let release = release(node, ticket)?;
-        let with_files = release.role() == Role::ControlPlane;
+        if let Some(kubernetes) = &self.kubernetes {
+            // After the claims are made: nobody else can get the name any more.
+            kubernetes.refuse_existing_node(release.node()).await?;
+        }
         let (data_key, material) = tokio::try_join!(
             self.data_key(node, &release),
-            self.material(node, &release, wanted.as_ref(), with_files)
+            self.material(node, &release, wanted.as_ref())
         )?;
         Ok(JoinTicket {
             cluster_id: self.cluster,
@@ -103,7 +106,7 @@ impl Tickets {
         let release = release(node, ticket)?;
         let (data_key, material) = tokio::try_join!(
             self.data_key(node, &release),
-            self.material(node, &release, wanted.as_ref(), false)
+            self.material(node, &release, wanted.as_ref())
         )?;
         Ok(RejoinTicket {
             cluster_id: self.cluster,
@@ -155,13 +158,13 @@ impl Tickets {
         checked.map(Some).map_err(Failure::CertificateRequest)
     }
 
-    /// Has the node's certificates issued, and seals all that it becomes one with.
+    /// Has the node's certificates issued, and seals all that it becomes one with. On a rejoin, too: the
+    /// power may fail between the Commit and the files' use.
     async fn material(
         &self,
         node: &Node,
         release: &Release,
         wanted: Option<&CheckedRequests>,
-        with_files: bool,
     ) -> Result<Option<SealedSecret>, Failure> {
         let (Some(kubernetes), Some(wanted)) = (&self.kubernetes, wanted) else {
             return Ok(None);
@@ -169,7 +172,7 @@ impl Tickets {
         if wanted.node() != release.node() {
             return Err(Failure::Grant);
         }
-        let files = if with_files {
+        let files = if release.role() == Role::ControlPlane {
             let files = self.keys.control_plane_files(release).await;
             Some(files.map_err(Failure::Key)?)
         } else {
@@ -395,6 +398,7 @@ fn undecided_event(name: &'static str, node: &Node, failure: &Failure) -> Option
             "the node's own names",
             error,
         )),
+        Failure::NodeExists(name) => Some(Check::new("node", "none before the join", name)),
         _ => return None,
     };
     let mut event = RecordEvent::new(Action::Refusal, failure.outcome(), name);

@@ -41,6 +41,12 @@ pub enum Refusal {
         /// The disk.
         disk: DiskId,
     },
+    /// A worker asks for a name that is, was or will be a control-plane node's.
+    #[error("node {node}: a control-plane node's name for ever, give the worker another one")]
+    ControlPlaneName {
+        /// The node.
+        node: NodeName,
+    },
     /// No operator entry lets the node become a control-plane node.
     #[error("node {node}: no unused control-plane entry for this name")]
     ControlPlaneNotOpen {
@@ -218,6 +224,9 @@ impl Refusal {
             Self::AttesterMismatch { expected, got, .. } => Check::new("attester", expected, got),
             Self::BootClaimed { expected, got } => Check::new("boot-claim", expected, got),
             Self::BootSpent { .. } => Check::new("boot", "one release", "a second request"),
+            Self::ControlPlaneName { node } => {
+                Check::new("control-plane-entry", "none for a worker's name", node)
+            }
             Self::ControlPlaneNotOpen { .. } => {
                 Check::new("control-plane-entry", "open", "none or spent")
             }

@@ -13,7 +13,7 @@ pub struct JoinMaterial {
     pub kubernetes: KubernetesMaterial,
     /// The certificates for this node, issued on its requests.
     pub kubelet: KubeletMaterial,
-    /// With a control-plane ticket of a join only.
+    /// With every ticket of a control-plane node, of a join and of a rejoin.
     pub control_plane: Option<ControlPlaneFiles>,
 }
 

@@ -37,9 +37,18 @@ pub enum Signer {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// An address other than the peer's own, or one that an API server might have.
-    #[error("{signer}: address {got}, expected none but the peer's {peer}, and no API server's")]
+    /// An address that an API server might have, or nobody.
+    #[error("{signer}: address {got}, which might be an API server's")]
     Address {
+        /// Which request.
+        signer: Signer,
+        /// The address in it.
+        got: IpAddr,
+    },
+    /// An address other than the one that the peer dials from: another's, or there is a translation of
+    /// addresses in between, for the operator to mend.
+    #[error("{signer}: address {got}, expected none but the peer's {peer}")]
+    OtherAddress {
         /// Which request.
         signer: Signer,
         /// The address in it.
@@ -158,7 +167,9 @@ impl ParsedRequests {
         peer: IpAddr,
         cluster: &KubernetesMaterial,
     ) -> Result<CheckedRequests, RequestError> {
-        if RESERVED.contains(&node.as_str()) || endpoint_host(cluster) == node.as_str() {
+        if RESERVED.contains(&node.as_str())
+            || endpoint_host(cluster).eq_ignore_ascii_case(node.as_str())
+        {
             return Err(RequestError::Reserved(node.clone()));
         }
         self.client.check_subject(node, Signer::Client)?;
@@ -344,21 +355,22 @@ impl Served<'_> {
             self.role == Role::Worker && endpoint_host(self.cluster).parse() == Ok(got);
         let is_service = contains(&self.cluster.service_subnet, got);
         let nobody = got.is_loopback() || got.is_unspecified() || got.is_multicast();
-        if got == self.peer && !is_endpoint && !is_service && !nobody {
-            return Ok(());
+        let (signer, peer) = (Signer::Serving, self.peer);
+        if is_endpoint || is_service || nobody {
+            return Err(RequestError::Address { signer, got });
         }
-        Err(RequestError::Address {
-            signer: Signer::Serving,
-            got,
-            peer: self.peer,
-        })
+        if got != peer {
+            return Err(RequestError::OtherAddress { signer, got, peer });
+        }
+        Ok(())
     }
 }
 
-/// The host of `host:port`, where an address of IPv6 is in brackets.
+/// The host of `host:port`, where an address of IPv6 is in brackets and a name may end in a dot.
 fn endpoint_host(cluster: &KubernetesMaterial) -> &str {
     let endpoint = cluster.api_endpoint.as_str();
     let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    let host = host.trim_end_matches('.');
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
@@ -397,6 +409,7 @@ impl RequestError {
     pub const fn class(&self) -> Class {
         match self {
             Self::Absent | Self::Malformed { .. } => Class::Malformed,
+            Self::OtherAddress { .. } => Class::Unavailable,
             _ => Class::Refused,
         }
     }

@@ -55,7 +55,7 @@ impl KeyService for FakeKeys {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_files_go_to_a_joining_control_plane_node_only() {
+async fn the_files_go_to_control_plane_nodes_only() {
     let (control_plane, site) = shared();
     let keys = FakeKeys::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -116,7 +116,8 @@ async fn the_files_go_to_a_joining_control_plane_node_only() {
         .dial(at, &machine.reboot(), evidence::AdmissionPath::Rejoin)
         .await;
     let (_, material) = ask_rejoin(&again, disk, Some(&kubelet)).await.unwrap();
-    assert!(material.unwrap().control_plane.is_none());
+    // The power may have failed before anything was made of the first ones.
+    assert!(material.unwrap().control_plane.is_some());
     // A worker, of an image that could be more.
     let machine = site.cluster.machine();
     machine.set_pcr(crate::setup::IMAGE_PCR, CONTROL_PLANE_IMAGE);
@@ -125,6 +126,6 @@ async fn the_files_go_to_a_joining_control_plane_node_only() {
     let kubelet = Kubelet::new("modest");
     let ticket = ask_join_as(&node, disk, ("modest", Role::Worker), Some(&kubelet)).await;
     assert!(ticket.unwrap().1.control_plane.is_none());
-    assert_eq!(keys.0.lock().unwrap().len(), 1);
+    assert_eq!(keys.0.lock().unwrap().len(), 2);
     trigger.request();
 }

@@ -101,3 +101,56 @@ async fn a_node_that_never_registered_keeps_its_disk() {
     assert_eq!(asked.unwrap_err(), Class::Refused);
     service.stop().await;
 }
+
+/// Deleted and registered anew before anybody looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_uid_means_that_it_was_deleted() {
+    let (control_plane, site) = shared();
+    let service = site.replica().await;
+    let (machine, disk) = site.worker(&service, "renewed").await;
+    let nodes = kube_nodes(control_plane);
+    let (create, node) = (PostParams::default(), kube_node("renewed"));
+    let uid = nodes.create(&create, &node).await.unwrap().metadata.uid;
+    until_seen(control_plane, disk, uid.as_deref()).await;
+    service.stop().await;
+    nodes
+        .delete("renewed", &DeleteParams::default())
+        .await
+        .unwrap();
+    nodes.create(&create, &node).await.unwrap();
+    let service = site.replica().await;
+    let node = site.rejoin(&service, &machine).await;
+    let asked = ask_rejoin(&node, disk, Some(&Kubelet::new("renewed"))).await;
+    assert_eq!(asked.unwrap_err(), Class::Refused);
+    until_buried(control_plane, disk).await;
+    service.stop().await;
+}
+
+/// What the Node's pods may read is not a new machine's.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_join_takes_over_a_node_that_is_there() {
+    let (control_plane, site) = shared();
+    let service = site.replica().await;
+    let nodes = kube_nodes(control_plane);
+    let create = PostParams::default();
+    nodes.create(&create, &kube_node("left")).await.unwrap();
+    let node = site.join(&service, &site.cluster.machine()).await;
+    let disk = node.register().await;
+    let before = service.log.head().seq;
+    let kubelet = Kubelet::new("left");
+    let asked = ask_join(&node, disk, "left", Some(&kubelet)).await;
+    assert_eq!(asked.unwrap_err(), Class::Unavailable);
+    // The claims, which keep the name from everybody else, and the refusal; no key.
+    assert_eq!(service.log.head().seq, before + 2);
+    let claimed = store(control_plane).node(disk).await.unwrap();
+    assert_eq!(
+        claimed.unwrap().record.state,
+        admission::RecordState::Issued
+    );
+    nodes
+        .delete("left", &DeleteParams::default())
+        .await
+        .unwrap();
+    ask_join(&node, disk, "left", Some(&kubelet)).await.unwrap();
+    service.stop().await;
+}

@@ -45,13 +45,16 @@ async fn certificates_for_somebody_else() {
         Kubelet::asking("bare-0", &["bare-0", "victim"]),
         Kubelet::asking("bare-0", &["bare-0", "kubernetes.default.svc"]),
         Kubelet::asking("bare-0", &["bare-0", "192.0.2.1"]),
-        Kubelet::asking("bare-0", &["bare-0", "10.0.0.7"]),
         Kubelet::asking("bare-0", &["bare-0", "127.0.0.1"]),
         Kubelet::asking("bare-0", &[]),
     ] {
         let class = refused(at, &service, "bare-0", Some(&kubelet)).await;
         assert_eq!(class, Class::Refused, "{}", kubelet.name);
     }
+    // Behind a translation of addresses: no certificate, and nothing final.
+    let translated = Kubelet::asking("bare-0", &["bare-0", "10.0.0.7"]);
+    let class = refused(at, &service, "bare-0", Some(&translated)).await;
+    assert_eq!(class, Class::Unavailable);
     let posing = Kubelet::new("kubernetes");
     let class = refused(at, &service, "kubernetes", Some(&posing)).await;
     assert_eq!(class, Class::Refused);

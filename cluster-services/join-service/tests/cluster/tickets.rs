@@ -33,6 +33,11 @@ async fn a_node_joins_and_rejoins_and_its_kubelet_is_its_own() {
         .await
         .unwrap();
     assert_eq!(key, expected_key(disk));
+    // The same ticket again.
+    let (again, _) = ask_join(&node, disk, "worker-a", Some(&kubelet))
+        .await
+        .unwrap();
+    assert_eq!(again, key);
     assert_eq!(material.version, 1);
     assert_eq!(
         material.kubernetes.certificate_authority,
@@ -65,11 +70,6 @@ async fn a_node_joins_and_rejoins_and_its_kubelet_is_its_own() {
     assert!(matches!(other, Err(kube::Error::Api(status)) if status.code == 403));
     let secrets: Api<Secret> = Api::namespaced(access.clone(), "constellation-system");
     assert!(secrets.get("master-secret").await.is_err());
-    // The same ticket again, and then the Commit.
-    let (again, _) = ask_join(&node, disk, "worker-a", Some(&kubelet))
-        .await
-        .unwrap();
-    assert_eq!(again, key);
     assert_eq!(node.commit(disk, 1).await, Ok(1));
     // While its lease is live nobody gets the disk; later its next boot does.
     let leases: Api<Lease> = Api::namespaced(access, "kube-node-lease");

@@ -182,7 +182,8 @@ impl Desk<'_> {
     }
 
     /// A control-plane join uses up the operator's entry for its name. On the init path the
-    /// operator is the one who admits; there is no entry to use.
+    /// operator is the one who admits; there is no entry to use. No worker gets a name with an entry,
+    /// used up or not: a host chooses names, and the cluster may still trust this one.
     fn bind_control_plane(
         &self,
         disk: DiskId,
@@ -190,11 +191,14 @@ impl Desk<'_> {
         role: Role,
         writes: &mut Writes,
     ) -> Result<(), Halt> {
-        if role != Role::ControlPlane || self.peer.path == AdmissionPath::Init {
+        let stored = self.snapshot.control_plane(node)?;
+        if role == Role::Worker && stored.is_some() {
+            return Err(Refusal::ControlPlaneName { node: node.clone() }.into());
+        }
+        if role == Role::Worker || self.peer.path == AdmissionPath::Init {
             return Ok(());
         }
         let attester = self.peer.attester;
-        let stored = self.snapshot.control_plane(node)?;
         let usable = match stored {
             Some(ControlPlaneEntry::Open) => true,
             Some(ControlPlaneEntry::Bound { attester: by, .. }) => by == attester,

@@ -123,7 +123,21 @@ impl Operator<'_> {
         let stored = self.snapshot.claim(Key::Disk(disk))?;
         writes.claim(Key::Disk(disk), stored, claim);
         self.take_attester(record.attester, disk, writes)?;
+        self.spend_control_plane(record, writes)?;
         writes.record(self.snapshot.record(disk)?, record.clone());
+        Ok(())
+    }
+
+    /// The name of an adopted control-plane node is one, as if it had joined by an entry.
+    fn spend_control_plane(&self, record: &NodeRecord, writes: &mut Writes) -> Result<(), Halt> {
+        if record.role == Role::ControlPlane {
+            let stored = self.snapshot.control_plane(&record.node)?;
+            writes.put(
+                Key::ControlPlane(record.node.clone()),
+                stored.map(Value::ControlPlane),
+                Value::ControlPlane(ControlPlaneEntry::Spent),
+            );
+        }
         Ok(())
     }
 

@@ -414,6 +414,47 @@ fn roles_come_from_image_and_operator() {
     assert_eq!(store.ask(&control_plane, &request).unwrap_err(), closed);
 }
 
+/// The host chooses names, and what a cluster trusts a name with outlives its record.
+#[test]
+fn a_worker_never_gets_the_name_of_a_control_plane_node() {
+    let refused = Refusal::ControlPlaneName { node: name("cp-0") };
+    let adopt = OperatorAction::Adopt(crate::Adoption {
+        disk: D1,
+        node: name("cp-0"),
+        role: Role::ControlPlane,
+        attester: tpm_identity(1),
+        generation: Generation(1),
+    });
+    let open = OperatorAction::OpenControlPlane { node: name("cp-0") };
+    let forget = OperatorAction::Forget { node: name("cp-0") };
+    let worker = peer(2, 2, Join);
+    // Adopted, then forgotten; then open for the next one.
+    let mut store = Store::default();
+    drop(store.act(&adopt).unwrap());
+    let spent = Some(&Value::ControlPlane(ControlPlaneEntry::Spent));
+    assert_eq!(store.0.get(&Key::ControlPlane(name("cp-0"))), spent);
+    for action in [forget.clone(), open.clone()] {
+        drop(store.act(&action).unwrap());
+        let before = store.0.clone();
+        let asked = store.ask(&worker, &join(D2, "cp-0")).unwrap_err();
+        assert_eq!((&asked, asked.class()), (&refused, RefusalClass::Refused));
+        assert_eq!(store.0, before, "nothing is left of it");
+    }
+    // A control-plane node gets it: bound, then committed, then forgotten.
+    let request = Request::IssueJoinTicket {
+        disk: D3,
+        node: name("cp-0"),
+        role: Role::ControlPlane,
+    };
+    let mut control_plane = peer(3, 3, Join);
+    control_plane.roles.insert(Role::ControlPlane);
+    drop(store.ask(&control_plane, &request).unwrap());
+    drop(store.ask(&control_plane, &commit(D3, 1)).unwrap());
+    drop(store.act(&forget).unwrap());
+    assert!(store.ask(&worker, &join(D2, "cp-0")).is_err());
+    drop(store.ask(&worker, &join(D2, "worker-0")).unwrap());
+}
+
 /// The node was deleted from the cluster. A later disk of the same name must not die in its place.
 #[test]
 fn a_deleted_worker_is_retired_with_its_disk_and_no_other() {
