@@ -66,6 +66,9 @@ pub enum PhaseError {
         /// The cluster's.
         cluster: String,
     },
+    /// The cluster's range of pods is none.
+    #[error("`{0}` is no range of IPv4 addresses for pods")]
+    PodSubnet(String),
     /// A program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),

@@ -58,6 +58,8 @@ pub enum Phase {
     NodeReady,
     /// Tells the container runtime the node's range of pods.
     PodNetwork,
+    /// Makes the place for records.
+    RecordStore,
     /// Renews what may have expired while the node was off.
     RenewCertificates,
     /// What nodes may do in the cluster.
@@ -97,8 +99,10 @@ const FIRST: &[Phase] = &[
     Phase::PodNetwork,
     Phase::NodeReady,
     Phase::ServiceFolders,
-    Phase::Services,
+    // A join service that runs must find the first node's name taken.
+    Phase::RecordStore,
     Phase::NodeRecord,
+    Phase::Services,
     Phase::ServicesReady,
 ];
 
@@ -170,6 +174,7 @@ impl Phase {
             Self::NodeRecord => "node-record",
             Self::NodeReady => "node-ready",
             Self::PodNetwork => "pod-network",
+            Self::RecordStore => "record-store",
             Self::RenewCertificates => "renew-certificates",
             Self::Rules => "rules",
             Self::ServiceFolders => "service-folders",
@@ -222,6 +227,7 @@ impl Phase {
             Self::NodeRecord => services::node_record(node).await,
             Self::NodeReady => network::wait_until_ready(node).await,
             Self::PodNetwork => network::pod_network(node).await,
+            Self::RecordStore => services::record_store(node).await,
             Self::RenewCertificates => control_plane::renew_certificates(node).await,
             Self::Rules => rules::apply(node).await,
             Self::ServiceFolders => services::folders(node),
@@ -312,6 +318,14 @@ mod tests {
             };
             assert!(names.iter().all(plain));
         }
+    }
+
+    /// Else a host could let another machine join under the first node's name.
+    #[test]
+    fn the_first_node_has_its_record_before_anything_admits_others() {
+        let place = |wanted| FIRST.iter().position(|phase| *phase == wanted).unwrap();
+        assert!(place(Phase::RecordStore) < place(Phase::NodeRecord));
+        assert!(place(Phase::NodeRecord) < place(Phase::Services));
     }
 
     /// A rejoined node runs what its boot needs, however much of its making is recorded.

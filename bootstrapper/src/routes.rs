@@ -3,12 +3,15 @@
 //! One route a node: its range of pods through its address. They are marked with a protocol number of
 //! their own, so that nobody else's are touched. docs/decisions/0017 says why there is no tunnel.
 
+mod claims;
+
 use crate::{
     clients,
     error::PhaseError,
     node::Node,
     program::{Program, ProgramError},
 };
+use claims::{Claims, Range};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{
     Api,
@@ -16,12 +19,7 @@ use kube::{
 };
 use serde::Deserialize;
 use service_runtime::{Chain, Shutdown};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
-    pin::pin,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, pin::pin, time::Duration};
 use tokio_stream::StreamExt as _;
 
 /// Marks routes as ours: numbers from 192 on are for nobody in particular.
@@ -55,59 +53,48 @@ pub async fn keep(node: &Node, shutdown: &Shutdown) {
 }
 
 async fn follow(node: &Node) -> Result<(), PhaseError> {
+    let pods = node.kubernetes().pod_subnet.as_str();
+    let pods = Range::parse(pods).ok_or_else(|| PhaseError::PodSubnet(pods.to_owned()))?;
+    let own = node.hand_off.node_name.as_str().to_owned();
+    let mut claims = Claims::new(pods, own, reserved(node).await?);
     let nodes: Api<NodeObject> = Api::all(clients::node().await?);
     let mut events = pin!(watcher(nodes, watcher::Config::default()));
-    let mut routes = BTreeMap::new();
+    let mut is_listed = false;
     while let Some(event) = events.next().await {
-        let settled = match event.map_err(|error| PhaseError::Watch(Box::new(error)))? {
+        let changed = match event.map_err(|error| PhaseError::Watch(Box::new(error)))? {
             Event::Init => {
-                routes.clear();
+                claims.clear();
+                is_listed = false;
                 false
             }
-            Event::InitApply(object) => {
-                update(&mut routes, node, &object);
-                false
+            Event::InitApply(object) => claims.update(&object),
+            Event::InitDone => {
+                is_listed = true;
+                true
             }
-            Event::InitDone => true,
-            Event::Apply(object) => update(&mut routes, node, &object),
+            Event::Apply(object) => claims.update(&object),
             Event::Delete(object) => object
                 .metadata
                 .name
-                .is_some_and(|name| routes.remove(&name).is_some()),
+                .is_some_and(|name| claims.remove(&name)),
         };
-        if settled {
-            set(node, &routes.values().cloned().collect()).await?;
+        if changed && is_listed {
+            set(node, &claims.routes()).await?;
         }
     }
     Ok(())
 }
 
-/// Notes what an object says, and tells whether that is new.
-fn update(routes: &mut BTreeMap<String, Route>, node: &Node, object: &NodeObject) -> bool {
-    let Some(name) = object.metadata.name.clone() else {
-        return false;
-    };
-    let route = route_to(object).filter(|_| name != node.hand_off.node_name.as_str());
-    let before = routes.get(&name).cloned();
-    match route.clone() {
-        Some(route) => routes.insert(name, route),
-        None => routes.remove(&name),
-    };
-    route != before
-}
-
-/// Addresses are parsed: what any node writes about itself becomes an argument here.
-fn route_to(object: &NodeObject) -> Option<Route> {
-    let (base, bits) = object.spec.as_ref()?.pod_cidr.as_ref()?.split_once('/')?;
-    let (base, bits): (Ipv4Addr, u8) = (base.parse().ok()?, bits.parse().ok()?);
-    let addresses = object.status.as_ref()?.addresses.as_ref()?;
-    let internal = addresses
-        .iter()
-        .find(|address| address.type_ == "InternalIP")?;
-    Some(Route {
-        range: format!("{base}/{bits}"),
-        gateway: internal.address.parse().ok()?,
-    })
+/// Whom no pod's range may hold: this node and the API endpoint.
+async fn reserved(node: &Node) -> Result<Vec<IpAddr>, PhaseError> {
+    let endpoint = node.kubernetes().api_endpoint.as_str();
+    let found = tokio::net::lookup_host(endpoint).await;
+    let found = found.map_err(|source| PhaseError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        source,
+    })?;
+    let addresses = found.map(|address| address.ip());
+    Ok(addresses.chain([node.address]).collect())
 }
 
 async fn set(node: &Node, wanted: &BTreeSet<Route>) -> Result<(), PhaseError> {
@@ -165,38 +152,7 @@ fn ip<'a>(node: &'a Node, arguments: &[&str]) -> Program<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn object(pod_cidr: &str, address: &str) -> NodeObject {
-        serde_json::from_value(json!({
-            "metadata": {"name": "worker-0"},
-            "spec": {"podCIDR": pod_cidr},
-            "status": {"addresses": [
-                {"type": "Hostname", "address": "worker-0"},
-                {"type": "InternalIP", "address": address},
-            ]},
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_route_is_made_of_addresses_and_of_nothing_else() {
-        let route = route_to(&object("10.20.1.0/24", "10.0.0.2")).unwrap();
-        assert_eq!(route.range, "10.20.1.0/24");
-        for (pod_cidr, address) in [
-            ("default", "10.0.0.2"),
-            ("10.20.1.0/24 dev lo", "10.0.0.2"),
-            ("10.20.1.0", "10.0.0.2"),
-            ("10.20.1.0/24", "worker-0"),
-            ("10.20.1.0/24", "10.0.0.2 dev lo"),
-        ] {
-            assert_eq!(
-                route_to(&object(pod_cidr, address)),
-                None,
-                "{pod_cidr} {address}"
-            );
-        }
-    }
+    use std::net::Ipv4Addr;
 
     #[test]
     fn routes_are_read_as_ip_writes_them() {

@@ -16,7 +16,7 @@ use identity::Role;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Api;
 use kube_store::{KubeStore, NAMESPACE};
-use manifests::{Attestation, Cluster, Values};
+use manifests::{Attestation, Cluster, Object, Values};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -60,6 +60,26 @@ pub async fn deploy(node: &Node) -> Result<(), PhaseError> {
     let values = values(node, Some(cluster));
     let objects = manifests::render(&values).map_err(|error| PhaseError::Render(error.into()))?;
     drop(values);
+    apply(node, &objects).await
+}
+
+/// Makes the place for records, before anything runs that would read it.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn record_store(node: &Node) -> Result<(), PhaseError> {
+    let objects = manifests::render(&values(node, None));
+    let mut objects = objects.map_err(|error| PhaseError::Render(error.into()))?;
+    objects.retain(holds_records);
+    apply(node, &objects).await
+}
+
+/// The namespace and the definitions of our resources.
+fn holds_records(object: &Object) -> bool {
+    matches!(object.kind(), "Namespace" | "CustomResourceDefinition")
+}
+
+async fn apply(node: &Node, objects: &[Object]) -> Result<(), PhaseError> {
     let client = clients::administrator().await?;
     let limit = node.config.limits.services_seconds.duration();
     until(limit, POLL, || async {
@@ -67,7 +87,7 @@ pub async fn deploy(node: &Node) -> Result<(), PhaseError> {
             let (kind, name) = (applied.kind, applied.name);
             node.progress.line(&format!("{kind} {name}"));
         };
-        manifests::apply(&client, &objects, tell)
+        manifests::apply(&client, objects, tell)
             .await
             .map_err(|error| PhaseError::Apply(error.into()))
     })
@@ -240,6 +260,36 @@ fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_records_runs_nothing_and_lets_nobody_do_anything() {
+        let values = Values {
+            version: "1".into(),
+            kubernetes: KubernetesMaterial {
+                api_endpoint: "api.example:6443".into(),
+                certificate_authority: String::new(),
+                pod_subnet: "10.20.0.0/16".into(),
+                service_subnet: "10.96.0.0/16".into(),
+                dns_domain: "cluster.local".into(),
+                version: "v1.20.2".into(),
+            },
+            state_folder: "/run/state".into(),
+            attestation: Attestation {
+                command_line: "/proc/cmdline".into(),
+                tpm: "/dev/tpmrm0".into(),
+            },
+            cluster: None,
+        };
+        let mut objects = manifests::render(&values).unwrap();
+        objects.retain(holds_records);
+        let names: Vec<_> = objects.iter().map(Object::name).collect();
+        let expected = [
+            NAMESPACE,
+            "noderecords.constellation.internal",
+            "admissionclaims.constellation.internal",
+        ];
+        assert_eq!(names, expected);
+    }
 
     #[test]
     fn a_service_is_ready_when_all_of_its_pods_are_and_the_status_is_new() {

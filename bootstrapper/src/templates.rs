@@ -170,7 +170,13 @@ const API_SERVER: &[(&str, &str)] = &[
 ];
 
 /// The controllers that are on by default: kubeadm adds those for bootstrap tokens.
-const CONTROLLER_MANAGER: &[(&str, &str)] = &[("controllers", "*"), ("profiling", "false")];
+const CONTROLLER_MANAGER: &[(&str, &str)] = &[
+    // 90 days: workers' kubelets renew client certificates themselves, serving ones come with a boot alone
+    // (docs/bootstrapper.md).
+    ("cluster-signing-duration", "2160h"),
+    ("controllers", "*"),
+    ("profiling", "false"),
+];
 
 const SCHEDULER: &[(&str, &str)] = &[("profiling", "false")];
 

@@ -67,6 +67,16 @@ fn kubeadm_gets_the_format_of_its_version_and_the_same_settings_in_each() {
             "/etc/kubernetes/pki/ca.crt"
         );
         assert_eq!(value("tls-min-version"), "VersionTLS13");
+        let managers = &cluster["controllerManager"]["extraArgs"];
+        let duration = match managers.as_array() {
+            Some(pairs) => pairs
+                .iter()
+                .find(|pair| pair["name"] == "cluster-signing-duration")
+                .unwrap()["value"]
+                .clone(),
+            None => managers["cluster-signing-duration"].clone(),
+        };
+        assert_eq!(duration, "2160h");
         assert_eq!(cluster["controlPlaneEndpoint"], "api.example:6443");
         let timeout = &cluster["apiServer"]["timeoutForControlPlane"];
         assert_eq!(timeout.is_string(), api != "v1beta4", "{minor}");

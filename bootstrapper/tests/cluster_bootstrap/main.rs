@@ -31,8 +31,9 @@ const KILLED_AT: &[&str] = &[
     "upload-configuration",
     "kube-proxy",
     "node-ready",
-    "services",
+    "record-store",
     "node-record",
+    "services",
 ];
 
 const START_KUBELET: &str = "/run/constellation/start-kubelet";
