@@ -54,6 +54,10 @@ fn what_cannot_be_merged_changes_nothing() {
     let error = operator.refused("kubeconfig merge ours --context a --into theirs");
     assert!(error.contains("--replace"), "{error}");
     fs::write(operator.path("broken"), "a: [").unwrap();
+    let program = ours.replace("token: t", "exec: {command: sh}");
+    fs::write(operator.path("program"), program).unwrap();
+    let error = operator.refused("kubeconfig merge program --context p --into theirs");
+    assert!(error.contains("exec"), "{error}");
     operator.refused("kubeconfig merge broken --into theirs");
     operator.refused("kubeconfig merge ours --into broken");
     operator.refused("kubeconfig merge absent --into theirs");

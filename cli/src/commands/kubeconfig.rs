@@ -81,6 +81,14 @@ impl Merge {
     }
 }
 
+/// The file that a cluster's first node made for its administrator, written anew from what was checked:
+/// the cluster at `endpoint`, certificates and a key, and nothing that kubectl would run, read or ask.
+pub(super) fn administrator(text: &str, endpoint: &str) -> Result<Zeroizing<String>> {
+    let document = Document::parse(text.as_bytes())?;
+    document.check_administrator(endpoint)?;
+    document.encode().map(Zeroizing::new)
+}
+
 /// The file itself, where a link leads to it: a rename would replace the link.
 fn target(given: Option<PathBuf>) -> Result<PathBuf> {
     let path = match given {

@@ -8,14 +8,45 @@ use serde_json::{Value, json};
 use software_tpm::SoftwareTpm;
 use std::{fs, net::TcpListener, thread};
 
-const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\n";
+/// As kubeadm writes it.
+const KUBECONFIG: &str = "apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: Q0E=
+    server: https://10.0.0.1:6443
+  name: kubernetes
+contexts:
+- context:
+    cluster: kubernetes
+    user: kubernetes-admin
+  name: kubernetes-admin@kubernetes
+current-context: kubernetes-admin@kubernetes
+kind: Config
+preferences: {}
+users:
+- name: kubernetes-admin
+  user:
+    client-certificate-data: Q0VSVA==
+    client-key-data: S0VZ
+";
 
 /// Boots the node, admits it and lets its bootstrapper follow these scripts on the same port.
 fn node(
     site: &Site,
     tpm: &SoftwareTpm,
+    run: (u64, &'static str),
+    scripts: Vec<Script>,
+) -> (u16, thread::JoinHandle<Scripted>) {
+    node_with(site, tpm, run, scripts, KUBECONFIG.to_owned())
+}
+
+/// The same with another kubeconfig as the result.
+fn node_with(
+    site: &Site,
+    tpm: &SoftwareTpm,
     (generation, node_name): (u64, &'static str),
     scripts: Vec<Script>,
+    kubeconfig: String,
 ) -> (u16, thread::JoinHandle<Scripted>) {
     let node = site.boot(tpm, 0);
     let port = node.port;
@@ -30,7 +61,7 @@ fn node(
             "generation": generation, "key_version": 1, "created": 1, "last_seen": 2,
         });
         let result = GetResultResponse {
-            kubeconfig: KUBECONFIG.into(),
+            kubeconfig,
             node_record: record.to_string().into_bytes(),
         };
         Scripted::listen(port, &material.progress, scripts, result)
@@ -80,7 +111,11 @@ fn a_run_is_followed_over_a_broken_connection_and_its_result_kept() {
     assert_eq!(bootstrapper.finished(), 1);
 
     let kubeconfig = site.operator.path("cluster/kubeconfig");
-    assert_eq!(fs::read_to_string(kubeconfig).unwrap(), KUBECONFIG);
+    let kept = fs::read_to_string(kubeconfig).unwrap();
+    for line in KUBECONFIG.lines() {
+        let part = line.trim_start_matches(['-', ' ']);
+        assert!(kept.contains(part), "{part}: {kept}");
+    }
     assert_eq!(mode(&site.operator, "cluster/kubeconfig"), 0o600);
     assert_eq!(
         site.json("cluster/nodes.json")["nodes"][0]["node"],
@@ -133,6 +168,22 @@ fn a_record_of_another_node_is_not_kept() {
     let (port, playing) = node(&site, &tpm, (1, "control-9"), vec![whole()]);
     let error = site.operator.refused(&Site::init(port, ""));
     assert!(error.contains("the record of another node"), "{error}");
+    assert_eq!(playing.join().unwrap().finished(), 0);
+    assert!(!site.operator.path("cluster/kubeconfig").exists());
+}
+
+/// It would run on the owner's machine.
+#[test]
+fn a_kubeconfig_with_a_program_is_not_kept() {
+    let (site, tpm) = Site::new("control-plane");
+    let kubeconfig = format!("{KUBECONFIG}    exec: {{command: sh}}\n");
+    let run = (1, "control-0");
+    let (port, playing) = node_with(&site, &tpm, run, vec![whole()], kubeconfig);
+    let error = site.operator.refused(&Site::init(port, ""));
+    assert!(
+        error.contains("refused kubeconfig") && error.contains("exec"),
+        "{error}"
+    );
     assert_eq!(playing.join().unwrap().finished(), 0);
     assert!(!site.operator.path("cluster/kubeconfig").exists());
 }

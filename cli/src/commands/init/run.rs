@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     admit::{self, Counter, Dialler, Stream, Trouble, Unreached},
+    commands::kubeconfig,
     documents, files,
     output::WithHint as _,
     records::{Record, Records},
@@ -182,7 +183,10 @@ impl Run {
         if record.node != self.args.cluster.node_name || Some(record.disk) != disk {
             bail!("answer of the bootstrapper: the record of another node");
         }
-        files::replace_secret(&self.workspace.kubeconfig(), result.kubeconfig.as_bytes())?;
+        let endpoint = &state.plan.kubernetes.api_endpoint;
+        let kubeconfig = kubeconfig::administrator(&result.kubeconfig, endpoint)
+            .context("answer of the bootstrapper: refused kubeconfig")?;
+        files::replace_secret(&self.workspace.kubeconfig(), kubeconfig.as_bytes())?;
         let records = Records {
             nodes: vec![record],
             boots: Vec::new(),

@@ -7,6 +7,23 @@ use serde_json::{Map, Value, json};
 /// The lists that an entry is in.
 const LISTS: [&str; 3] = ["clusters", "contexts", "users"];
 
+/// What the user of a file that is merged may have beside [`USER`].
+const TOKEN: &str = "token";
+
+/// What the first node's administrator needs, and has: no field of `cluster` or `user` that names a
+/// program, a file or another way on this machine is ever taken.
+const CLUSTER: [&str; 2] = ["certificate-authority-data", "server"];
+const USER: [&str; 2] = ["client-certificate-data", "client-key-data"];
+const FILE: [&str; 7] = [
+    "apiVersion",
+    "clusters",
+    "contexts",
+    "current-context",
+    "kind",
+    "preferences",
+    "users",
+];
+
 /// A whole file.
 pub(super) struct Document(Map<String, Value>);
 
@@ -43,6 +60,54 @@ impl Document {
         serde_saphyr::to_string(&self.0).context("encode the kubeconfig")
     }
 
+    /// Whether this is the file that kubeadm writes for the administrator of the cluster at `endpoint`,
+    /// and nothing else.
+    pub(super) fn check_administrator(&self, endpoint: &str) -> Result<()> {
+        only_fields("file", &self.0, &FILE)?;
+        let preferences = self.0.get("preferences");
+        if preferences.is_some_and(|preferences| *preferences != json!({})) {
+            bail!("file: unexpected content of `preferences`");
+        }
+        let [cluster, context, user] = [
+            self.only("clusters", "cluster", &CLUSTER)?,
+            self.only("contexts", "context", &["cluster", "user"])?,
+            self.only("users", "user", &USER)?,
+        ];
+        if cluster.content["server"] != format!("https://{endpoint}") {
+            bail!("cluster: expected `server` to be `https://{endpoint}`");
+        }
+        let current = self.0.get("current-context").and_then(Value::as_str);
+        let refers = [
+            context.content["cluster"] == *cluster.name,
+            context.content["user"] == *user.name,
+            current == context.name.as_str(),
+        ];
+        match refers {
+            [true, true, true] => Ok(()),
+            _ => bail!("context: refers to something else"),
+        }
+    }
+
+    /// The one item of a list, with exactly these fields.
+    fn only(&self, list: &str, kind: &'static str, fields: &[&str]) -> Result<Item<'_>> {
+        let items = self.list(list);
+        let [item] = items else {
+            bail!("`{list}`: expected one, got {}", items.len());
+        };
+        let map = item.as_object();
+        let map = map.with_context(|| format!("`{list}`: malformed"))?;
+        only_fields(list, map, &["name", kind])?;
+        let (name, content) = (&item["name"], &item[kind]);
+        check_text(list, "name", name)?;
+        check_content(kind, content, fields)?;
+        for field in fields {
+            if content.get(field).is_none() {
+                bail!("{kind}: `{field}` is missing");
+            }
+        }
+        Ok(Item { name, content })
+    }
+
     /// The one context of this file, what it refers to, and all of it under a new name.
     pub(super) fn only_context(&self, name: &str) -> Result<Entry> {
         let contexts = self.list("contexts");
@@ -65,6 +130,10 @@ impl Document {
         };
         let cluster = take("clusters", "cluster")?;
         let user = take("users", "user")?;
+        check_content("cluster", &cluster, &CLUSTER)?;
+        check_content("context", &context, &["cluster", "user", "namespace"])?;
+        let [certificate, key] = USER;
+        check_content("user", &user, &[certificate, key, TOKEN])?;
         Ok(Entry {
             name: name.to_owned(),
             items: [
@@ -108,6 +177,38 @@ impl Document {
     fn list(&self, name: &str) -> &[Value] {
         let list = self.0.get(name).and_then(Value::as_array);
         list.map_or(&[], Vec::as_slice)
+    }
+}
+
+/// An item of a list.
+struct Item<'a> {
+    name: &'a Value,
+    content: &'a Value,
+}
+
+/// Whether there are no fields but these, all of them plain text.
+fn check_content(kind: &str, content: &Value, fields: &[&str]) -> Result<()> {
+    let content = content.as_object();
+    let content = content.with_context(|| format!("{kind}: malformed"))?;
+    only_fields(kind, content, fields)?;
+    content
+        .iter()
+        .try_for_each(|(field, value)| check_text(kind, field, value))
+}
+
+fn only_fields(place: &str, map: &Map<String, Value>, fields: &[&str]) -> Result<()> {
+    match map.keys().find(|field| !fields.contains(&field.as_str())) {
+        Some(field) => bail!("{place}: field {field:?} is not allowed"),
+        None => Ok(()),
+    }
+}
+
+/// Text that every reader of YAML reads as the same text.
+fn check_text(place: &str, field: &str, value: &Value) -> Result<()> {
+    let text = value.as_str().unwrap_or_default();
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => bail!("{place}: malformed `{field}`"),
     }
 }
 

@@ -115,6 +115,82 @@ fn what_is_no_kubeconfig_of_one_cluster_is_refused() {
     assert!(document.merge(entry("lab"), true).is_err());
 }
 
+const ENDPOINT: &str = "10.0.0.1:6443";
+
+/// What a hostile first node might send, and the word that the refusal has.
+fn hostile() -> Vec<(String, &'static str)> {
+    let user = |field: &str| OURS.replace("  user:\n", &format!("  user:\n    {field}\n"));
+    let cluster = |field: &str| OURS.replace("- cluster:\n", &format!("- cluster:\n    {field}\n"));
+    vec![
+        (user("exec: {command: sh}"), "exec"),
+        (user("auth-provider: {name: gcp}"), "auth-provider"),
+        (user("tokenFile: /etc/passwd"), "tokenFile"),
+        (user("client-key: /etc/passwd"), "client-key"),
+        (user("as: somebody"), "as"),
+        (user("password: p"), "password"),
+        (user("<<: {exec: {command: sh}}"), ""),
+        (cluster("proxy-url: http://proxy"), "proxy-url"),
+        (cluster("insecure-skip-tls-verify: true"), "insecure-skip"),
+        (
+            cluster("certificate-authority: /a"),
+            "certificate-authority",
+        ),
+        (OURS.replace("S0VZ", "{exec: 1}"), "client-key-data"),
+        (
+            OURS.replace("S0VZ", "\"a\\u0085exec: 1\""),
+            "client-key-data",
+        ),
+        (OURS.replace("S0VZ", "'a b'"), "client-key-data"),
+    ]
+}
+
+#[test]
+fn what_would_run_or_read_something_is_taken_nowhere() {
+    for (text, word) in hostile() {
+        let Ok(document) = Document::parse(text.as_bytes()) else {
+            continue;
+        };
+        let merged = document.only_context("lab").map(drop).unwrap_err();
+        let stored = document.check_administrator(ENDPOINT).unwrap_err();
+        for error in [merged, stored] {
+            assert!(format!("{error:#}").contains(word), "{error:#}: {text}");
+        }
+    }
+}
+
+#[test]
+fn only_what_kubeadm_writes_is_the_administrators() {
+    parse(OURS).check_administrator(ENDPOINT).unwrap();
+    let long = OURS.replace("S0VZ", &"S0VZ".repeat(1000));
+    parse(&long).check_administrator(ENDPOINT).unwrap();
+    let encoded = parse(&long).encode().unwrap();
+    assert_eq!(parse(&encoded).0, parse(&long).0);
+    let other = "- name: other\n  user: {client-key-data: YQ==}\n";
+    for flaw in [
+        OURS.replace("https:", "http:"),
+        OURS.replace("10.0.0.1:6443", "10.0.0.2:6443"),
+        OURS.replace("10.0.0.1:6443", "10.0.0.1:6443/path"),
+        OURS.replace("10.0.0.1:6443", "10.0.0.1:6443@10.0.0.2"),
+        OURS.replace("    client-key-data: S0VZ\n", "    token: t\n"),
+        OURS.replace("    client-key-data: S0VZ\n", ""),
+        OURS.replace("    certificate-authority-data: Q0E=\n", ""),
+        OURS.replace("    cluster: kubernetes\n", "    cluster: other\n"),
+        OURS.replace("    user: kubernetes-admin\n", "    user: other\n"),
+        OURS.replace("current-context: ", "current-context: other"),
+        OURS.replace("  name: kubernetes\n", "  name: kubernetes\n  exec: {}\n"),
+        OURS.replace("preferences: {}", "preferences: {colors: true}"),
+        OURS.replace("preferences: {}", "preferences: [1]"),
+        OURS.replace("preferences: {}", "extensions: []"),
+        OURS.replace("users:\n", "users: []\nothers:\n"),
+        format!("{OURS}{other}"),
+        THEIRS.to_owned(),
+        String::new(),
+    ] {
+        let checked = parse(&flaw).check_administrator(ENDPOINT);
+        assert!(checked.is_err(), "{flaw}");
+    }
+}
+
 /// Parsers quote what they do not understand.
 #[test]
 fn no_error_shows_a_key() {
