@@ -170,6 +170,10 @@ impl Bench {
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "no statement");
                     let (refusal, reusable) = blame(&error);
+                    if !reusable {
+                        // Before the answer: whoever hears of it finds it in the probes, too.
+                        self.announce(None);
+                    }
                     reply(job, Err(refusal));
                     if !reusable {
                         return Some(());
