@@ -6,7 +6,7 @@ mod desk;
 mod journal;
 
 pub(crate) use counter::{Counter, Ledger, Trouble, status};
-pub(crate) use desk::{Desk, DeskArgs, open_endorsements};
+pub(crate) use desk::{Desk, DeskArgs};
 pub(crate) use journal::Journal;
 
 use admission::Timestamp;

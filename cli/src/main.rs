@@ -14,6 +14,7 @@ mod files;
 mod kubernetes;
 mod output;
 mod records;
+mod rules;
 mod secrets;
 
 fn main() -> ExitCode {

@@ -1,25 +1,20 @@
 //! Appraises the one node that is admitted, and signs for the owner.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use api::Class;
-use appraisal::{
-    Answer, Appraised, Appraiser, Challenged, CredentialSecret, Policy, ReferenceValues,
-};
+use appraisal::{Answer, Appraised, Appraiser, Challenged, CredentialSecret};
 use attested_tls::{AdmitterTerms, AppraisalRequest, ChallengeRequest, OwnerProofRequest, Refusal};
 use aws_lc_rs::rand;
 use clap::Args;
-use endorsements::{AuthoritySet, Config, Endorsements, Found, system_clock};
+use endorsements::{Endorsements, Found};
 use evidence::{Evidence, TpmChallenge};
-use owner::{DocumentKind, OwnerKey, OwnerProof};
-use std::path::{Path, PathBuf};
+use owner::{OwnerKey, OwnerProof};
+use std::path::PathBuf;
 
 use crate::{
-    documents, files,
+    rules::RulesArgs,
     secrets::{PassphraseArgs, owner_key},
 };
-
-/// The most certificates in the operator's folder: a chip's is about 1.5 KiB.
-const MAX_FILES: usize = 65_536;
 
 /// What a node is judged by, and in whose name.
 #[derive(Args, Debug)]
@@ -27,16 +22,8 @@ pub(crate) struct DeskArgs {
     /// The owner key
     #[arg(long, value_name = "FILE")]
     owner_key: PathBuf,
-    /// The signed policy
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
-    /// The signed reference values
-    #[arg(long, value_name = "FILE")]
-    reference_values: PathBuf,
-    /// Folder with the certificates of report keys, as `constellation snp import-certs` fills it; for
-    /// SEV-SNP nodes whose host hands none out
-    #[arg(long, value_name = "FOLDER")]
-    endorsements: Option<PathBuf>,
+    #[command(flatten)]
+    rules: RulesArgs,
 }
 
 impl DeskArgs {
@@ -45,19 +32,9 @@ impl DeskArgs {
         owner_key(&self.owner_key, passphrase)
     }
 
-    /// A desk that looks into the folder for the certificates of report keys. It fetches none: the
-    /// operator does that before, where there is a network.
+    /// A desk of this owner.
     pub(crate) fn desk(&self, owner: OwnerKey) -> Result<Desk> {
-        let by = owner.public_key().fingerprint();
-        let policy = documents::open(&self.policy, DocumentKind::Policy, &by)?;
-        let values = documents::open(&self.reference_values, DocumentKind::ReferenceValues, &by)?;
-        let policy = Policy::parse(policy.as_bytes()).context("policy")?;
-        let values = ReferenceValues::parse(values.as_bytes()).context("reference values")?;
-        let rules = Appraiser::new(policy, values)?;
-        let folder = self.endorsements.as_deref();
-        let endorsements = folder
-            .map(|folder| open_endorsements(folder, &rules))
-            .transpose()?;
+        let (rules, endorsements) = self.rules.open(&owner.public_key().fingerprint())?;
         Ok(Desk {
             rules,
             owner,
@@ -67,10 +44,7 @@ impl DeskArgs {
 
     /// Policy and reference values as the owner signed them.
     pub(crate) fn signed(&self) -> Result<[String; 2]> {
-        Ok([
-            files::read_text(&self.policy)?,
-            files::read_text(&self.reference_values)?,
-        ])
+        self.rules.signed()
     }
 }
 
@@ -89,18 +63,6 @@ impl Desk {
             endorsements.find_for(&self.rules, evidence, now)
         })
     }
-}
-
-/// The operator's folder of certificates, which is never filled from here.
-pub(crate) fn open_endorsements(folder: &Path, rules: &Appraiser) -> Result<Endorsements> {
-    Endorsements::open(Config {
-        folder: folder.to_owned(),
-        max_files: MAX_FILES,
-        authorities: AuthoritySet::amd_and(rules.policy()).context("pinned authorities")?,
-        kds: None,
-        clock: system_clock(),
-    })
-    .with_context(|| format!("open `{}`", folder.display()))
 }
 
 impl attested_tls::Appraiser for Desk {

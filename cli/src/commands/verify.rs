@@ -8,11 +8,9 @@ mod checked;
 mod target;
 
 use anyhow::{Context as _, Result, bail};
-use appraisal::{Appraiser, Policy, ReferenceValues};
 use clap::Args;
 use identity::ClusterId;
 use indicatif::ProgressBar;
-use owner::DocumentKind;
 use serde::Serialize;
 use std::{
     fmt,
@@ -23,11 +21,11 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
-    admit::open_endorsements,
     cluster_file::ClusterFile,
     documents,
     kubernetes::Cluster,
     output::{OutputFormat, Status, table},
+    rules::RulesArgs,
 };
 use ask::{Finding, Outcome, Verifier};
 use target::Target;
@@ -53,19 +51,11 @@ pub(crate) struct Verify {
     /// The owner's public key
     #[arg(long, value_name = "FILE")]
     owner: PathBuf,
-    /// The signed policy
-    #[arg(long, value_name = "FILE")]
-    policy: PathBuf,
-    /// The signed reference values
-    #[arg(long, value_name = "FILE")]
-    reference_values: PathBuf,
+    #[command(flatten)]
+    rules: RulesArgs,
     /// The parameters of the cluster, `cluster.json`
     #[arg(long, value_name = "FILE")]
     cluster: PathBuf,
-    /// Folder with the certificates of report keys, as `constellation snp import-certs` fills it; for
-    /// SEV-SNP nodes whose host hands none out
-    #[arg(long, value_name = "FOLDER")]
-    endorsements: Option<PathBuf>,
     /// How long one node may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
@@ -93,19 +83,7 @@ impl Verify {
 
     fn verifier(&self) -> Result<Verifier> {
         let owner = documents::owner_public_key(&self.owner)?.fingerprint();
-        let policy = documents::open(&self.policy, DocumentKind::Policy, &owner)?;
-        let values = documents::open(
-            &self.reference_values,
-            DocumentKind::ReferenceValues,
-            &owner,
-        )?;
-        let policy = Policy::parse(policy.as_bytes()).context("policy")?;
-        let values = ReferenceValues::parse(values.as_bytes()).context("reference values")?;
-        let rules = Appraiser::new(policy, values)?;
-        let folder = self.endorsements.as_deref();
-        let endorsements = folder
-            .map(|folder| open_endorsements(folder, &rules))
-            .transpose()?;
+        let (rules, endorsements) = self.rules.open(&owner)?;
         Ok(Verifier {
             rules,
             endorsements,
