@@ -6,7 +6,7 @@ use platform::tpm::{TpmAttester, TpmDevice};
 use serde_json::Value;
 use service_runtime::{Shutdown, shutdown::Trigger};
 use software_tpm::{Authority, SoftwareTpm};
-use std::{fs, net::SocketAddr, process::Output, sync::LazyLock};
+use std::{fs, net::SocketAddr, process::Output, sync::LazyLock, thread, time::Duration};
 use tokio::runtime::Runtime;
 use verification_service::VerificationService;
 
@@ -102,7 +102,8 @@ impl Node {
             "http_listen = \"127.0.0.1:0\"\ngrpc_listen = \"{grpc}\"\n\
              admin_listen = \"127.0.0.1:0\"\ndrain_seconds = 1\n\
              [node]\nname = \"{name}\"\ncluster_id = \"{cluster}\"\n\
-             [devices]\ncommand_line = \"{}\"\ntpm = \"unix:{}\"\n",
+             [devices]\ncommand_line = \"{}\"\ntpm = \"unix:{}\"\n\
+             [limits]\nper_second_and_address = 1000\nburst_per_address = 1000\nper_second = 1000\n",
             path("cmdline").display(),
             socket.display(),
         );
@@ -125,12 +126,15 @@ impl Node {
         node
     }
 
-    /// Until the device is open: before that the node is unavailable, and says so.
+    /// Until the device is open: before that the node is unavailable, and says so. All questions of a
+    /// test come from one address, and how many they are depends on the machine: `start_at` sets limits
+    /// that they do not reach.
     fn wait(&self) {
         for _ in 0..500 {
             if verify(&self.address.to_string()).status.code() != Some(4) {
                 return;
             }
+            thread::sleep(Duration::from_millis(20));
         }
         panic!("the service has no device");
     }
