@@ -46,6 +46,15 @@ impl AttesterIdentity {
         Self::Machine(identity)
     }
 
+    /// The digest that names the machine, where the evidence names one.
+    #[must_use]
+    pub const fn machine(&self) -> Option<&[u8; 32]> {
+        match self {
+            Self::Machine(hash) => Some(hash),
+            Self::SevSnp => None,
+        }
+    }
+
     /// Whether it tells one machine from all others, so that a machine can be held to one disk.
     #[must_use]
     pub const fn names_machine(&self) -> bool {
@@ -149,6 +158,8 @@ pub(crate) struct Facts {
     pub(crate) roles: Vec<Role>,
     pub(crate) kind: EvidenceKind,
     pub(crate) report_id: Option<[u8; 32]>,
+    /// SHA-256 of the public area of the TPM's key that signed, where a TPM's key did.
+    pub(crate) attestation_key: Option<[u8; 32]>,
     pub(crate) claims: Claims,
 }
 
@@ -182,6 +193,13 @@ impl Appraised {
     #[must_use]
     pub const fn report_id(&self) -> Option<&[u8; 32]> {
         self.0.report_id.as_ref()
+    }
+
+    /// SHA-256 of the `TPMT_PUBLIC` of the attestation key, where this appraisal saw it activated in the
+    /// TPM of [`Self::identity`]: what an AK certificate may say.
+    #[must_use]
+    pub const fn attestation_key(&self) -> Option<&[u8; 32]> {
+        self.0.attestation_key.as_ref()
     }
 
     /// Signed facts that were not judged, for the log.

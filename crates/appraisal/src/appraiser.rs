@@ -149,7 +149,10 @@ impl Appraiser {
             tpm: Some(quote.into_claims()),
             sev_snp: None,
         };
-        Ok(facts(kind, identity, image, claims))
+        Ok(Facts {
+            attestation_key: Some(ak.name().digest()),
+            ..facts(kind, identity, image, claims)
+        })
     }
 
     /// A bare report: made for what was asked, and the only thing that counts.
@@ -292,7 +295,7 @@ impl Appraiser {
     }
 
     /// A section of the policy, which is there for every accepted kind.
-    fn rules<'p, T>(
+    pub(crate) fn rules<'p, T>(
         &self,
         section: Option<&'p T>,
         kind: EvidenceKind,
@@ -420,6 +423,7 @@ fn facts(kind: EvidenceKind, identity: AttesterIdentity, image: &Image, claims: 
         roles: image.roles().to_vec(),
         kind,
         report_id: None,
+        attestation_key: None,
         claims,
     }
 }

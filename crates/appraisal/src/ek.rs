@@ -3,7 +3,8 @@
 use crate::{
     appraised::AttesterIdentity, certificate::Certificate, error::AppraisalError, policy::TpmPolicy,
 };
-use evidence::{TpmChallenge, TpmIdentity};
+use evidence::{Subject, TpmChallenge, TpmIdentity};
+use owner::{AkCertificate, ExpectedKey, OwnerFingerprint};
 use tpm::{AttestationKey, EndorsementKey, make_credential};
 
 secret::secret! {
@@ -41,6 +42,26 @@ impl AuthenticatedEk {
                 .map_err(AppraisalError::Certificate)?;
         }
         Ok(Self { ek, ak, identity })
+    }
+
+    /// Takes the word of whoever challenged this key before: `certificate` is for exactly it, this
+    /// endorsement key, and the node and cluster that are asked for.
+    pub(crate) fn certified(
+        self,
+        certificate: &AkCertificate,
+        owner: &OwnerFingerprint,
+        subject: &Subject<'_>,
+    ) -> Result<(AttestationKey, AttesterIdentity), AppraisalError> {
+        let expected = ExpectedKey {
+            attestation_key: &self.ak.name().digest(),
+            attester: self.identity.machine().ok_or(AppraisalError::Activation)?,
+            cluster: subject.cluster,
+            node: subject.node,
+        };
+        certificate
+            .verify(owner, &expected)
+            .map_err(AppraisalError::AkCertificate)?;
+        Ok((self.ak, self.identity))
     }
 
     /// Makes the challenge that only this TPM, holding this attestation key, can answer. `secret`

@@ -19,6 +19,7 @@ use alloc::{
 };
 use core::fmt;
 use evidence::EvidenceKind;
+use owner::AkCertificateError;
 use tpm::{CredentialError, KeyError, QuoteError};
 
 /// Who is to blame; retry logic and what a peer is told depend on nothing else.
@@ -122,6 +123,9 @@ pub enum AppraisalError {
         "activated credential secret differs: the attestation key is not in the TPM of the endorsement key"
     )]
     Activation,
+    /// The certificate of an admission does not vouch for the attestation key.
+    #[error("AK certificate refused")]
+    AkCertificate(#[source] AkCertificateError),
     /// The reference values of two images fit.
     #[error("{images} both fit this evidence")]
     Ambiguous {
@@ -252,7 +256,12 @@ impl AppraisalError {
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         match self {
-            Self::AttestationKey(KeyError::Malformed(_))
+            Self::AkCertificate(
+                AkCertificateError::Hex(_)
+                | AkCertificateError::Json(_)
+                | AkCertificateError::TooLong { .. },
+            )
+            | Self::AttestationKey(KeyError::Malformed(_))
             | Self::Certificate(CertificateError::Malformed(_))
             | Self::EndorsementKey(KeyError::Malformed(_))
             | Self::PcrValues { .. }
@@ -306,6 +315,7 @@ impl AppraisalError {
             Self::Ambiguous { images } => check("image", text("one that fits"), images.clone()),
             Self::NoImage => check("image", text("one that fits"), text("none for this kind")),
             Self::Activation => check("credential activation", text("the secret"), text("another")),
+            Self::AkCertificate(error) => ak_certificate_check(error),
             Self::AttestationKey(error) => key_check("attestation key", error),
             Self::EndorsementKey(error) => key_check("endorsement key", error),
             Self::Certificate(error) => check(
@@ -386,6 +396,28 @@ impl PcrMismatch {
             expected: expected.join(" or "),
             got: self.got.to_string(),
         }
+    }
+}
+
+fn ak_certificate_check(error: &AkCertificateError) -> FailedCheck {
+    match error {
+        AkCertificateError::Differs {
+            what,
+            expected,
+            got,
+        } => FailedCheck {
+            check: format!("AK certificate, {what}"),
+            expected: expected.clone(),
+            got: got.clone(),
+        },
+        AkCertificateError::ForeignOwner { expected, got } => {
+            FailedCheck::new("AK certificate, owner", expected, got)
+        }
+        error => FailedCheck {
+            check: text("AK certificate"),
+            expected: text("one that the owner or an admission key of the owner signed"),
+            got: error.to_string(),
+        },
     }
 }
 

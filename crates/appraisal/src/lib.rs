@@ -11,7 +11,8 @@
 //!    bound to this channel, keeps every rule of the policy, and one image's reference values fit.
 //!
 //! A node that runs already is asked what it is now, and proves it with [`Appraiser::verify`] in
-//! place of step 2: [`Verified`], for which nobody gets a key.
+//! place of step 2: [`Verified`], for which nobody gets a key. One that cannot be challenged shows the
+//! certificate that its admission gave to the same key: [`Appraiser::verify_certified`].
 //!
 //! A relying party takes `&Appraised`; there is no flag, no other constructor and no switch that
 //! skips a step. The crate trusts the policy, the reference values (their owner's signature is the
@@ -44,7 +45,7 @@ pub use error::{
 };
 pub use policy::{Policy, REQUIRED_PCRS};
 pub use reference_values::{Image, ReferenceValues};
-pub use running::{Membership, Stated, Statement, Verified};
+pub use running::{KeyProof, Membership, Stated, Statement, Verified};
 pub use saved::{Judged, SavedReport};
 pub use wanted::Wanted;
 

@@ -6,14 +6,17 @@
 
 use crate::{
     appraised::{AttesterIdentity, Claims, Facts},
-    appraiser::{Appraiser, Challenged, Endorsements},
+    appraiser::{Appraiser, Challenged, Endorsements, Signer},
     asked::Asked,
     document::PcrValue,
+    ek::AuthenticatedEk,
     error::AppraisalError,
 };
+use alloc::string::ToString as _;
 use aws_lc_rs::digest;
-use evidence::{Evidence, EvidenceKind, StatementBinding, Subject};
+use evidence::{AttesterClaim, Evidence, EvidenceKind, StatementBinding, Subject};
 use identity::{ClusterId, Role};
+use owner::{AkCertificate, OwnerFingerprint};
 
 /// A node's answer, and the question as the verifier asked it.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +41,24 @@ pub enum Membership {
     Stated,
 }
 
+/// By which way it is known that the key which signed is the machine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyProof {
+    /// Its TPM activated a challenge for this question.
+    Activated,
+    /// Its TPM activated one at the node's admission, and whoever admitted it certified that.
+    Certified,
+    /// A report names it.
+    Report,
+    /// The report itself is what counts, signed by the processor's key.
+    Processor,
+}
+
 /// A running node that keeps every rule, its attestation key proven or vouched for. No key is released
-/// for it. Only [`Appraiser::verify`] makes one.
+/// for it. Only [`Appraiser::verify`] and [`Appraiser::verify_certified`] make one.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified(Facts);
+pub struct Verified(Facts, KeyProof);
 
 /// A statement that keeps every rule, whoever made it: nobody proved that a TPM which the policy trusts
 /// holds the key that signed. Only [`Appraiser::read`] makes one.
@@ -65,7 +81,35 @@ impl Appraiser {
         let binding = StatementBinding::compute(statement.subject);
         let signer = challenged.prove(activated)?;
         self.judge_claim(&signer, &Asked::of_running(statement, &binding))
-            .map(Verified)
+            .map(|facts| Verified::of(facts, KeyProof::Activated))
+    }
+
+    /// The same for a TPM that cannot be challenged, because its statement was saved: `claim` is what the
+    /// node states it is, and the certificate of an admission by `owner` stands for the challenge.
+    ///
+    /// # Errors
+    /// As for [`Appraiser::verify`]; a claim of another kind than a TPM's is refused, since nothing is
+    /// certified there.
+    pub fn verify_certified(
+        &self,
+        claim: &AttesterClaim,
+        (certificate, owner): (&AkCertificate, &OwnerFingerprint),
+        statement: &Statement<'_>,
+    ) -> Result<Verified, AppraisalError> {
+        let AttesterClaim::Tpm(claimed) = claim else {
+            return Err(AppraisalError::Kind {
+                expected: EvidenceKind::Tpm.to_string(),
+                got: claim.kind(),
+            });
+        };
+        self.accept_kind(EvidenceKind::Tpm)?;
+        let policy = self.rules(self.policy().tpm.as_ref(), EvidenceKind::Tpm)?;
+        let ek = AuthenticatedEk::authenticate(claimed, policy)?;
+        let (ak, identity) = ek.certified(certificate, owner, statement.subject)?;
+        let binding = StatementBinding::compute(statement.subject);
+        let signer = Signer::Tpm(ak, identity);
+        self.judge_claim(&signer, &Asked::of_running(statement, &binding))
+            .map(|facts| Verified::of(facts, KeyProof::Certified))
     }
 
     /// Judges a statement whose maker cannot be challenged: it was saved, or came by a way with one
@@ -86,6 +130,22 @@ impl Appraiser {
 }
 
 impl Verified {
+    /// `tpm` is how a TPM's key was proven; the other kinds have one way each.
+    const fn of(facts: Facts, tpm: KeyProof) -> Self {
+        let proof = match facts.kind {
+            EvidenceKind::Tpm => tpm,
+            EvidenceKind::AzureSevSnp => KeyProof::Report,
+            EvidenceKind::SevSnp | EvidenceKind::SevSnpVtpm => KeyProof::Processor,
+        };
+        Self(facts, proof)
+    }
+
+    /// How the key that signed is known.
+    #[must_use]
+    pub const fn key_proof(&self) -> KeyProof {
+        self.1
+    }
+
     /// The machine.
     #[must_use]
     pub const fn identity(&self) -> &AttesterIdentity {

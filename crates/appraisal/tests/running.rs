@@ -6,6 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "running/certified.rs"]
+mod certified;
 #[path = "support/keys.rs"]
 mod keys;
 

@@ -141,10 +141,18 @@ impl AdmissionKey {
         &self.owner
     }
 
+    pub(crate) const fn certificate(&self) -> &AdmissionKeyCertificate {
+        &self.certificate
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        sign(&self.pair, message)
+    }
+
     /// Proves, as `side` of the channel, that this key's owner admits the peer.
     #[must_use]
     pub fn prove(&self, side: Side, binding: &Binding) -> OwnerProof {
-        let signature = sign(&self.pair, &proof::message(side, binding));
+        let signature = self.sign(&proof::message(side, binding));
         OwnerProof {
             owner: self.owner,
             admission_key: Some(self.certificate.clone()),

@@ -1,4 +1,4 @@
-//! Owner and admission keys, owner proofs and owner-signed documents.
+//! Owner and admission keys, owner proofs, AK certificates and owner-signed documents.
 //!
 //! An image belongs to an owner: its measured command line carries the [`OwnerFingerprint`].
 //! Whoever admits a node shows an [`OwnerProof`] inside the attested channel, and policy and
@@ -9,10 +9,12 @@
 
 extern crate alloc;
 
+mod ak_certificate;
 mod document;
 mod keys;
 mod proof;
 
+pub use ak_certificate::{AdmittedKey, AkCertificate, AkCertificateError, ExpectedKey};
 pub use document::{DocumentError, DocumentKind, SignedDocument};
 pub use keys::{
     AdmissionKey, AdmissionKeyCertificate, KeyError, OwnerFingerprint, OwnerKey, OwnerPublicKey,

@@ -62,27 +62,44 @@ impl OwnerProof {
         signer: Side,
         binding: &Binding,
     ) -> Result<ProvenOwner, OwnerProofError> {
-        let got = self.owner.fingerprint();
-        if got != *expected {
-            return Err(OwnerProofError::ForeignOwner {
-                expected: *expected,
-                got,
-            });
+        verify_signer(
+            (&self.owner, self.admission_key.as_ref()),
+            expected,
+            &message(signer, binding),
+            &self.signature,
+        )
+        .map(ProvenOwner)
+    }
+}
+
+/// Verifies that `signature` over `message` is by `owner`, which must be the expected one, or by an
+/// admission key that it certified.
+pub(crate) fn verify_signer(
+    (owner, admission_key): (&OwnerPublicKey, Option<&AdmissionKeyCertificate>),
+    expected: &OwnerFingerprint,
+    message: &[u8],
+    signature: &[u8; 64],
+) -> Result<OwnerFingerprint, OwnerProofError> {
+    let got = owner.fingerprint();
+    if got != *expected {
+        return Err(OwnerProofError::ForeignOwner {
+            expected: *expected,
+            got,
+        });
+    }
+    let signing_key = match admission_key {
+        None => &owner.0,
+        Some(certificate) => {
+            certificate
+                .verify(owner)
+                .map_err(OwnerProofError::AdmissionKey)?;
+            &certificate.public_key
         }
-        let signing_key = match &self.admission_key {
-            None => &self.owner.0,
-            Some(certificate) => {
-                certificate
-                    .verify(&self.owner)
-                    .map_err(OwnerProofError::AdmissionKey)?;
-                &certificate.public_key
-            }
-        };
-        if is_signed_by(signing_key, &message(signer, binding), &self.signature) {
-            Ok(ProvenOwner(got))
-        } else {
-            Err(OwnerProofError::Signature)
-        }
+    };
+    if is_signed_by(signing_key, message, signature) {
+        Ok(got)
+    } else {
+        Err(OwnerProofError::Signature)
     }
 }
 

@@ -112,6 +112,15 @@ impl Name {
         &self.0
     }
 
+    /// The digest alone: SHA-256 of the `TPMT_PUBLIC`.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        let (_, hash) = self.0.split_at(2);
+        digest.copy_from_slice(hash);
+        digest
+    }
+
     pub(crate) fn of_public(public: &[u8]) -> Self {
         let mut name = [0; 34];
         let (algorithm, hash) = name.split_at_mut(2);
