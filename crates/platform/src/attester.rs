@@ -116,6 +116,22 @@ impl Attester {
         })
     }
 
+    /// The same with the attestation key that another process of this boot made with `unique`, where the
+    /// kind makes one that anybody certifies.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn resume(
+        kind: EvidenceKind,
+        devices: &Devices,
+        unique: &[u8; 32],
+    ) -> Result<Self, OpenError> {
+        match kind {
+            EvidenceKind::Tpm => Ok(Self::Tpm(TpmAttester::resume(&devices.tpm, unique)?)),
+            _ => Self::open(kind, devices),
+        }
+    }
+
     /// The kind of evidence that it makes.
     #[must_use]
     pub const fn kind(&self) -> EvidenceKind {

@@ -119,6 +119,7 @@ pub struct TpmAttester {
     quoter: Quoter,
     ek: Handle,
     identity: TpmIdentity,
+    unique: [u8; 32],
 }
 
 impl TpmAttester {
@@ -130,15 +131,32 @@ impl TpmAttester {
         Self::start(device.open()?, device.event_log())
     }
 
+    /// Opens the TPM and makes the attestation key that another process made with `unique`: a primary key
+    /// follows from the TPM's seed and the template. Whether it is that key is for the caller to compare.
+    ///
+    /// # Errors
+    /// If the device does not open or a command fails.
+    pub fn resume(device: &TpmDevice, unique: &[u8; 32]) -> Result<Self, TpmError> {
+        Self::make(device.open()?, device.event_log(), *unique)
+    }
+
     /// The same over any transport, with a given event log.
     ///
     /// # Errors
     /// If a command fails.
     pub fn start(transport: Box<dyn Transport>, event_log: Vec<u8>) -> Result<Self, TpmError> {
+        Self::make(transport, event_log, random::array()?)
+    }
+
+    fn make(
+        transport: Box<dyn Transport>,
+        event_log: Vec<u8>,
+        unique: [u8; 32],
+    ) -> Result<Self, TpmError> {
         let mut tpm = Tpm::new(transport);
         let (location, ek_certificate) = find_certificate(&mut tpm)?;
         let (ek, ek_public) = load_ek(&mut tpm, location)?;
-        let (ak, ak_public) = match create_ak(&mut tpm, location.kind) {
+        let (ak, ak_public) = match create_ak(&mut tpm, location.kind, &unique) {
             Ok(created) => created,
             Err(error) => {
                 flush(&mut tpm, ek);
@@ -153,7 +171,14 @@ impl TpmAttester {
                 ek_public,
                 ak_public,
             },
+            unique,
         })
+    }
+
+    /// What the attestation key was made with. It is no secret: without the TPM's seed it makes nothing.
+    #[must_use]
+    pub const fn unique(&self) -> &[u8; 32] {
+        &self.unique
     }
 
     /// What this attester claims to be. The certificate is empty where the TPM stores none.
@@ -256,12 +281,15 @@ fn load_ek(tpm: &mut Tpm, location: EkLocation) -> Result<(Handle, Vec<u8>), Tpm
     tpm.create_primary(&location.kind.template())
 }
 
-/// Makes a restricted signing key of the endorsement key's family, another one each time. It is a
+/// Makes a restricted signing key of the endorsement key's family, another one for each `unique`. It is a
 /// primary key because those need no storage key; the credential challenge ties it to the
 /// endorsement key.
-fn create_ak(tpm: &mut Tpm, kind: EkKind) -> Result<(Handle, Vec<u8>), TpmError> {
-    let unique = random::array()?;
-    tpm.create_primary(&AttestationKey::template(kind, &unique))
+fn create_ak(
+    tpm: &mut Tpm,
+    kind: EkKind,
+    unique: &[u8; 32],
+) -> Result<(Handle, Vec<u8>), TpmError> {
+    tpm.create_primary(&AttestationKey::template(kind, unique))
 }
 
 /// Flushes a transient object; persistent ones stay. A failure only keeps a slot busy until the

@@ -62,6 +62,26 @@ fn the_attester_over_a_socket_signs_latches_and_leaves_room() {
     }
 }
 
+/// Another process of the same boot, or of a later one, has the agent's key again, and no other.
+#[test]
+fn what_an_attestation_key_was_made_with_makes_it_again() {
+    let mut tpm = machine();
+    let device = socket(&tpm);
+    let (unique, key) = {
+        let agent = TpmAttester::open(&device).unwrap();
+        (*agent.unique(), agent.identity().clone())
+    };
+    let again = TpmAttester::resume(&device, &unique).unwrap();
+    assert_eq!((again.unique(), again.identity()), (&unique, &key));
+    drop(again);
+    let other = TpmAttester::resume(&device, &[7; 32]).unwrap();
+    assert_ne!(other.identity().ak_public, key.ak_public);
+    drop(other);
+    tpm.power_cycle().unwrap();
+    let later = Attester::resume(EvidenceKind::Tpm, &devices(socket(&tpm)), &unique).unwrap();
+    assert_eq!(later.claim(), AttesterClaim::Tpm(key));
+}
+
 /// There is no resource manager behind a socket: what a killed process loaded would stay for good.
 /// There is no resource manager behind a socket: what a killed process loaded would stay for good.
 #[test]

@@ -30,7 +30,7 @@ impl VtpmAttester {
     pub fn start(transport: Box<dyn Transport>) -> Result<Self, TpmError> {
         let mut tpm = Tpm::new(transport);
         // P-256, which is made in a fraction of the time of RSA.
-        let (ak, ak_public) = create_ak(&mut tpm, EkKind::EccP256)?;
+        let (ak, ak_public) = create_ak(&mut tpm, EkKind::EccP256, &crate::random::array()?)?;
         // An event log explains what PCRs differ in, and these are compared with nothing. With a
         // certificate table beside it, a long one would not fit into a frame.
         Ok(Self {
