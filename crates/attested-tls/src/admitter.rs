@@ -8,14 +8,16 @@ use evidence::{
     AdmissionPath, AttesterClaim, Binding, Evidence, EvidenceKind, Requirement, Side, TpmChallenge,
 };
 use owner::OwnerProof;
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use api::{Malformed, atls};
 
 use crate::{
     AcceptedAttester, ActivatedSecret, Channel, FrameError, Refusal, SealingPublicKey,
     SessionError, Start, TlsEnd,
-    wire::{Wire, tls_io},
+    hello::AttesterHello,
+    session::{self, Flow, Given, Session, States, tls_io},
+    wire::Wire,
 };
 
 /// What an admitter demands of an attester.
@@ -79,16 +81,10 @@ pub enum AdmitterProgress {
 
 /// One session of an admitter; `A` is what its driver's appraisal results in.
 pub struct AdmitterSession<A> {
-    wire: Wire,
-    party: Admitter,
-    state: State<A>,
+    session: Session<State<A>>,
 }
 
-/// What all states of a session share.
-struct Admitter {
-    terms: AdmitterTerms,
-    nonce: [u8; 32],
-}
+type Admitter = Given<AdmitterTerms>;
 
 /// What is known of the peer once both hellos are exchanged.
 struct Hellos {
@@ -116,20 +112,43 @@ enum State<A> {
     AwaitClientVerdict(server::AwaitClientVerdict<A>),
     // Either.
     Established(AcceptedAttester<A>),
-    Over,
 }
 
-/// What a state's step leads to.
-type Turn<A> = Result<(State<A>, Flow), SessionError>;
+type Turn<A> = session::Turn<State<A>>;
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, from a state's step to its caller"
-)]
-enum Flow {
-    Continue,
-    Report(AdmitterProgress),
-    Wait,
+impl<A> States for State<A> {
+    const ATTESTS: bool = false;
+    type Terms = AdmitterTerms;
+    type Progress = AdmitterProgress;
+    type Peer = AcceptedAttester<A>;
+
+    fn advance(self, wire: &mut Wire, party: &Admitter) -> Turn<A> {
+        match self {
+            Self::ClientGreeting(state) => state.advance(wire, party),
+            Self::AwaitServerHello(state) => state.advance(wire, party),
+            Self::ClientProving(state) => state.advance(wire),
+            Self::AwaitServerEvidence(state) => state.advance(wire),
+            Self::AwaitClientHello(state) => state.advance(wire, party),
+            Self::AwaitClientEvidence(state) => state.advance(wire),
+            Self::ServerProving(state) => state.advance(wire),
+            Self::AwaitClientVerdict(state) => state.advance(wire),
+            Self::ClientChallenging(_)
+            | Self::ClientAppraising(_)
+            | Self::ServerChallenging(_)
+            | Self::ServerAppraising(_) => {
+                wire.expect_silence()?;
+                Ok((self, Flow::Wait))
+            }
+            Self::Established(_) => Ok((self, Flow::Report(AdmitterProgress::Established))),
+        }
+    }
+
+    fn into_peer(self) -> Option<AcceptedAttester<A>> {
+        match self {
+            Self::Established(peer) => Some(peer),
+            _ => None,
+        }
+    }
 }
 
 impl<A> AdmitterSession<A> {
@@ -144,7 +163,8 @@ impl<A> AdmitterSession<A> {
         path: AdmissionPath,
     ) -> Result<Self, SessionError> {
         let state = State::ClientGreeting(client::Greeting { path });
-        Self::new(end, start, terms, (Side::Client, &[path]), state)
+        let session = Session::new(end, start, terms, (Side::Client, &[path]), state)?;
+        Ok(Self { session })
     }
 
     /// A session over a connection that this side accepted, where the peer may choose among
@@ -161,7 +181,8 @@ impl<A> AdmitterSession<A> {
         let state = State::AwaitClientHello(server::AwaitClientHello {
             paths: paths.to_vec(),
         });
-        Self::new(end, start, terms, (Side::Server, paths), state)
+        let session = Session::new(end, start, terms, (Side::Server, paths), state)?;
+        Ok(Self { session })
     }
 
     tls_io!();
@@ -171,48 +192,8 @@ impl<A> AdmitterSession<A> {
     /// # Errors
     /// [`SessionError`]: the session is over. Write what [`Self::wants_write`] asks for, close.
     pub fn step(&mut self, now: Duration) -> Result<AdmitterProgress, SessionError> {
-        if matches!(self.state, State::Over) {
-            return Err(OVER);
-        }
-        let ready = self
-            .wire
-            .process(now)
-            .inspect_err(|_| self.state = State::Over)?;
-        if !ready {
-            return Ok(AdmitterProgress::Pending);
-        }
-        loop {
-            let (wire, party) = (&mut self.wire, &self.party);
-            // An error leaves `Over` behind.
-            let (state, flow) = match mem::replace(&mut self.state, State::Over) {
-                State::ClientGreeting(state) => state.advance(wire, party)?,
-                State::AwaitServerHello(state) => state.advance(wire, party)?,
-                State::ClientProving(state) => state.advance(wire)?,
-                State::AwaitServerEvidence(state) => state.advance(wire)?,
-                State::AwaitClientHello(state) => state.advance(wire, party)?,
-                State::AwaitClientEvidence(state) => state.advance(wire)?,
-                State::ServerProving(state) => state.advance(wire)?,
-                State::AwaitClientVerdict(state) => state.advance(wire)?,
-                State::Established(peer) => (
-                    State::Established(peer),
-                    Flow::Report(AdmitterProgress::Established),
-                ),
-                State::Over => return Err(OVER),
-                waiting @ (State::ClientChallenging(_)
-                | State::ClientAppraising(_)
-                | State::ServerChallenging(_)
-                | State::ServerAppraising(_)) => {
-                    wire.expect_silence()?;
-                    (waiting, Flow::Wait)
-                }
-            };
-            self.state = state;
-            match flow {
-                Flow::Continue => {}
-                Flow::Report(progress) => return Ok(progress),
-                Flow::Wait => return Ok(AdmitterProgress::Pending),
-            }
-        }
+        let progress = self.session.step(now)?;
+        Ok(progress.unwrap_or(AdmitterProgress::Pending))
     }
 
     /// Answers [`AdmitterProgress::NeedChallenge`]: a challenge for the peer's attestation key, none for
@@ -224,13 +205,12 @@ impl<A> AdmitterSession<A> {
         &mut self,
         challenge: Result<Option<TpmChallenge>, Refusal>,
     ) -> Result<(), SessionError> {
-        self.state = match mem::replace(&mut self.state, State::Over) {
-            State::ClientChallenging(state) => State::ClientProving(state.supply(challenge)?),
-            State::ServerChallenging(state) => {
-                state.supply(&mut self.wire, &self.party, challenge)?
-            }
-            other => return self.not_asked(other),
-        };
+        let Session { wire, party, state } = &mut self.session;
+        *state = Some(match state.take() {
+            Some(State::ClientChallenging(state)) => State::ClientProving(state.supply(challenge)?),
+            Some(State::ServerChallenging(state)) => state.supply(wire, party, challenge)?,
+            other => return self.session.not_asked(other),
+        });
         Ok(())
     }
 
@@ -240,13 +220,14 @@ impl<A> AdmitterSession<A> {
     /// [`SessionError::RefusedPeer`] where this side has proven itself before, the refusal being
     /// queued; [`SessionError::Internal`] if it was not asked.
     pub fn supply_appraisal(&mut self, appraised: Result<A, Refusal>) -> Result<(), SessionError> {
-        self.state = match mem::replace(&mut self.state, State::Over) {
-            State::ClientAppraising(state) => {
-                State::Established(state.supply(&mut self.wire, appraised)?)
+        let Session { wire, state, .. } = &mut self.session;
+        *state = Some(match state.take() {
+            Some(State::ClientAppraising(state)) => {
+                State::Established(state.supply(wire, appraised)?)
             }
-            State::ServerAppraising(state) => State::ServerProving(state.supply(appraised)),
-            other => return self.not_asked(other),
-        };
+            Some(State::ServerAppraising(state)) => State::ServerProving(state.supply(appraised)),
+            other => return self.session.not_asked(other),
+        });
         Ok(())
     }
 
@@ -257,15 +238,16 @@ impl<A> AdmitterSession<A> {
     /// [`SessionError::RefusedPeer`] after a refusal, which is queued together with the proof;
     /// [`SessionError::Internal`] if it was not asked.
     pub fn supply_owner_proof(&mut self, proof: OwnerProof) -> Result<(), SessionError> {
-        self.state = match mem::replace(&mut self.state, State::Over) {
-            State::ClientProving(state) => {
-                State::AwaitServerEvidence(state.supply(&mut self.wire, proof)?)
+        let Session { wire, state, .. } = &mut self.session;
+        *state = Some(match state.take() {
+            Some(State::ClientProving(state)) => {
+                State::AwaitServerEvidence(state.supply(wire, proof)?)
             }
-            State::ServerProving(state) => {
-                State::AwaitClientVerdict(state.supply(&mut self.wire, proof)?)
+            Some(State::ServerProving(state)) => {
+                State::AwaitClientVerdict(state.supply(wire, proof)?)
             }
-            other => return self.not_asked(other),
-        };
+            other => return self.session.not_asked(other),
+        });
         Ok(())
     }
 
@@ -274,39 +256,7 @@ impl<A> AdmitterSession<A> {
     /// # Errors
     /// [`SessionError::Internal`] if the session is not established.
     pub fn into_channel(self) -> Result<Channel<AcceptedAttester<A>>, SessionError> {
-        match self.state {
-            State::Established(peer) => Ok(Channel::new(self.wire.into_connection(), peer)),
-            _ => Err(SessionError::Internal {
-                what: "session is not established",
-            }),
-        }
-    }
-
-    fn not_asked(&mut self, state: State<A>) -> Result<(), SessionError> {
-        self.state = state;
-        Err(SessionError::Internal {
-            what: "this answer was not asked for",
-        })
-    }
-
-    fn new(
-        end: &TlsEnd,
-        start: Start,
-        terms: AdmitterTerms,
-        (side, paths): (Side, &[AdmissionPath]),
-        state: State<A>,
-    ) -> Result<Self, SessionError> {
-        if let Some(&path) = paths.iter().find(|path| path.attester() == side) {
-            return Err(SessionError::Path { path });
-        }
-        Ok(Self {
-            wire: Wire::new(end, side, &start)?,
-            party: Admitter {
-                terms,
-                nonce: start.nonce,
-            },
-            state,
-        })
+        self.session.into_channel()
     }
 }
 
@@ -316,27 +266,44 @@ impl<A> std::fmt::Debug for AdmitterSession<A> {
     }
 }
 
-const OVER: SessionError = SessionError::Internal {
-    what: "session is over",
-};
-
 impl Hellos {
     fn accept<A>(self, appraised: A) -> AcceptedAttester<A> {
         AcceptedAttester::new(self.path, self.binding, self.sealing_key, appraised)
     }
 }
 
-/// Whether the peer's kind of evidence is accepted: then what is asked of it, else its refusal.
-fn requirement_for(claim: &AttesterClaim, terms: &AdmitterTerms) -> Result<Requirement, Refusal> {
-    let kind = claim.kind();
+/// What the driver is asked about the peer, if its kind of evidence is accepted; else its refusal.
+fn challenge_request(
+    path: AdmissionPath,
+    attester: AttesterHello,
+    terms: &AdmitterTerms,
+) -> Result<ChallengeRequest, Refusal> {
+    let kind = attester.claim.kind();
     let accepted = terms.accepted.iter();
     let found = accepted
         .clone()
         .find(|requirement| requirement.kind == kind);
-    found.cloned().ok_or_else(|| {
+    let requirement = found.cloned().ok_or_else(|| {
         let kinds: Vec<&str> = accepted.map(|wanted| wanted.kind.as_str()).collect();
         Refusal::for_check("evidence kind", kinds.join(" or "), kind)
+    })?;
+    Ok(ChallengeRequest {
+        path,
+        claim: attester.claim,
+        requirement,
+        sealing_key: attester.sealing_key,
     })
+}
+
+/// Asks the driver for the owner proof, once.
+fn ask_for_proof(asked: &mut bool, side: Side, hellos: &Hellos) -> Flow<AdmitterProgress> {
+    if std::mem::replace(asked, true) {
+        return Flow::Wait;
+    }
+    Flow::Report(AdmitterProgress::NeedOwnerProof(OwnerProofRequest {
+        side,
+        binding: hellos.binding.clone(),
+    }))
 }
 
 /// The driver's challenge comes exactly with a kind that needs one.

@@ -5,14 +5,15 @@ mod server;
 
 use evidence::{AdmissionPath, AttesterClaim, Binding, Evidence, Side, TpmChallenge};
 use owner::{OwnerFingerprint, OwnerProof, OwnerProofError, ProvenOwner};
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use api::{Class, Malformed, atls};
 
 use crate::{
     ActivatedSecret, Channel, FrameError, ProvenAdmitter, Refusal, SealingPublicKey, SessionError,
     Start, TlsEnd,
-    wire::{Wire, tls_io},
+    session::{self, Flow, Given, Session, States, tls_io},
+    wire::Wire,
 };
 
 /// What an attester is and whom it obeys; the same for every session of a boot.
@@ -62,16 +63,10 @@ pub enum AttesterProgress {
 
 /// One session of an attester.
 pub struct AttesterSession {
-    wire: Wire,
-    party: Attester,
-    state: State,
+    session: Session<State>,
 }
 
-/// What all states of a session share.
-struct Attester {
-    terms: AttesterTerms,
-    nonce: [u8; 32],
-}
+type Attester = Given<AttesterTerms>;
 
 /// One struct for each state; docs/protocol.md draws them.
 enum State {
@@ -87,16 +82,38 @@ enum State {
     AwaitClientVerdict(server::AwaitClientVerdict),
     // Either.
     Established(ProvenAdmitter),
-    Over,
 }
 
-/// What a state's step leads to.
-type Turn = Result<(State, Flow), SessionError>;
+type Turn = session::Turn<State>;
 
-enum Flow {
-    Continue,
-    Report(AttesterProgress),
-    Wait,
+impl States for State {
+    const ATTESTS: bool = true;
+    type Terms = AttesterTerms;
+    type Progress = AttesterProgress;
+    type Peer = ProvenAdmitter;
+
+    fn advance(self, wire: &mut Wire, party: &Attester) -> Turn {
+        match self {
+            Self::ClientGreeting(state) => state.advance(wire, party),
+            Self::AwaitServerHello(state) => state.advance(wire, party),
+            Self::AwaitServerAdmission(state) => state.advance(wire, party),
+            Self::AwaitClientHello(state) => state.advance(wire, party),
+            Self::AwaitClientAdmission(state) => state.advance(wire, party),
+            Self::AwaitClientVerdict(state) => state.advance(wire),
+            Self::ClientChallenged(_) | Self::ServerChallenged(_) => {
+                wire.expect_silence()?;
+                Ok((self, Flow::Wait))
+            }
+            Self::Established(_) => Ok((self, Flow::Report(AttesterProgress::Established))),
+        }
+    }
+
+    fn into_peer(self) -> Option<ProvenAdmitter> {
+        match self {
+            Self::Established(peer) => Some(peer),
+            _ => None,
+        }
+    }
 }
 
 impl AttesterSession {
@@ -111,7 +128,8 @@ impl AttesterSession {
         path: AdmissionPath,
     ) -> Result<Self, SessionError> {
         let state = State::ClientGreeting(client::Greeting { path });
-        Self::new(end, start, terms, (Side::Client, &[path]), state)
+        let session = Session::new(end, start, terms, (Side::Client, &[path]), state)?;
+        Ok(Self { session })
     }
 
     /// A session over a connection that this side accepted, where the peer may choose among
@@ -128,7 +146,8 @@ impl AttesterSession {
         let state = State::AwaitClientHello(server::AwaitClientHello {
             paths: paths.to_vec(),
         });
-        Self::new(end, start, terms, (Side::Server, paths), state)
+        let session = Session::new(end, start, terms, (Side::Server, paths), state)?;
+        Ok(Self { session })
     }
 
     tls_io!();
@@ -138,41 +157,8 @@ impl AttesterSession {
     /// # Errors
     /// [`SessionError`]: the session is over. Write what [`Self::wants_write`] asks for, close.
     pub fn step(&mut self, now: Duration) -> Result<AttesterProgress, SessionError> {
-        if matches!(self.state, State::Over) {
-            return Err(OVER);
-        }
-        let ready = self
-            .wire
-            .process(now)
-            .inspect_err(|_| self.state = State::Over)?;
-        if !ready {
-            return Ok(AttesterProgress::Pending);
-        }
-        loop {
-            let (wire, party) = (&mut self.wire, &self.party);
-            // An error leaves `Over` behind.
-            let (state, flow) = match mem::replace(&mut self.state, State::Over) {
-                State::ClientGreeting(state) => state.advance(wire, party)?,
-                State::AwaitServerHello(state) => state.advance(wire, party)?,
-                State::ClientChallenged(state) => state.wait(wire)?,
-                State::AwaitServerAdmission(state) => state.advance(wire, party)?,
-                State::AwaitClientHello(state) => state.advance(wire, party)?,
-                State::AwaitClientAdmission(state) => state.advance(wire, party)?,
-                State::ServerChallenged(state) => state.wait(wire)?,
-                State::AwaitClientVerdict(state) => state.advance(wire)?,
-                State::Established(peer) => (
-                    State::Established(peer),
-                    Flow::Report(AttesterProgress::Established),
-                ),
-                State::Over => return Err(OVER),
-            };
-            self.state = state;
-            match flow {
-                Flow::Continue => {}
-                Flow::Report(progress) => return Ok(progress),
-                Flow::Wait => return Ok(AttesterProgress::Pending),
-            }
-        }
+        let progress = self.session.step(now)?;
+        Ok(progress.unwrap_or(AttesterProgress::Pending))
     }
 
     /// Answers [`AttesterProgress::NeedEvidence`]; then `step`. A driver that cannot make evidence
@@ -185,16 +171,12 @@ impl AttesterSession {
         evidence: Result<Attestation, Class>,
     ) -> Result<(), SessionError> {
         let evidence = evidence.map(message);
-        self.state = match mem::replace(&mut self.state, State::Over) {
-            State::ClientChallenged(state) => state.supply(&mut self.wire, evidence)?,
-            State::ServerChallenged(state) => state.supply(&mut self.wire, evidence)?,
-            other => {
-                self.state = other;
-                return Err(SessionError::Internal {
-                    what: "evidence was not asked for",
-                });
-            }
-        };
+        let Session { wire, state, .. } = &mut self.session;
+        *state = Some(match state.take() {
+            Some(State::ClientChallenged(state)) => state.supply(wire, evidence)?,
+            Some(State::ServerChallenged(state)) => state.supply(wire, evidence)?,
+            other => return self.session.not_asked(other),
+        });
         Ok(())
     }
 
@@ -203,32 +185,7 @@ impl AttesterSession {
     /// # Errors
     /// [`SessionError::Internal`] if the session is not established.
     pub fn into_channel(self) -> Result<Channel<ProvenAdmitter>, SessionError> {
-        match self.state {
-            State::Established(peer) => Ok(Channel::new(self.wire.into_connection(), peer)),
-            _ => Err(SessionError::Internal {
-                what: "session is not established",
-            }),
-        }
-    }
-
-    fn new(
-        end: &TlsEnd,
-        start: Start,
-        terms: AttesterTerms,
-        (side, paths): (Side, &[AdmissionPath]),
-        state: State,
-    ) -> Result<Self, SessionError> {
-        if let Some(&path) = paths.iter().find(|path| path.attester() != side) {
-            return Err(SessionError::Path { path });
-        }
-        Ok(Self {
-            wire: Wire::new(end, side, &start)?,
-            party: Attester {
-                terms,
-                nonce: start.nonce,
-            },
-            state,
-        })
+        self.session.into_channel()
     }
 }
 
@@ -237,10 +194,6 @@ impl std::fmt::Debug for AttesterSession {
         f.write_str("AttesterSession(..)")
     }
 }
-
-const OVER: SessionError = SessionError::Internal {
-    what: "session is over",
-};
 
 /// What the driver said, ready to be sent.
 type SuppliedEvidence = Result<atls::Evidence, Class>;

@@ -31,6 +31,7 @@ mod refusal;
 #[cfg(feature = "ureq")]
 mod rpc;
 mod sealing;
+mod session;
 #[cfg(feature = "tokio")]
 mod stream;
 mod tls;

@@ -195,38 +195,3 @@ impl Wire {
 pub(crate) fn in_frame(number: u8) -> impl FnOnce(FrameError) -> SessionError {
     move |source| SessionError::Frame { number, source }
 }
-
-/// The methods through which a driver moves bytes; the same for both kinds of session.
-macro_rules! tls_io {
-    () => {
-        /// Reads TLS bytes from `stream`, one read at most; 0 when nothing more will be read. Then
-        /// `step`. Call it when [`Self::wants_read`].
-        ///
-        /// # Errors
-        /// What `stream` returned, `WouldBlock` among it.
-        pub fn read_tls(&mut self, stream: &mut dyn std::io::Read) -> std::io::Result<usize> {
-            self.wire.read_tls(stream)
-        }
-
-        /// Writes queued TLS bytes to `stream`. Call it while [`Self::wants_write`].
-        ///
-        /// # Errors
-        /// What `stream` returned, `WouldBlock` among it.
-        pub fn write_tls(&mut self, stream: &mut dyn std::io::Write) -> std::io::Result<usize> {
-            self.wire.write_tls(stream)
-        }
-
-        /// Whether the session waits for bytes of the peer.
-        #[must_use]
-        pub fn wants_read(&self) -> bool {
-            self.wire.wants_read()
-        }
-
-        /// Whether bytes for the peer are queued; also after an error, for a last courtesy write.
-        #[must_use]
-        pub fn wants_write(&self) -> bool {
-            self.wire.wants_write()
-        }
-    };
-}
-pub(crate) use tls_io;

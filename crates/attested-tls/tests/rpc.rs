@@ -132,6 +132,7 @@ impl JoinService for Tickets {
             key_version: KeyVersion::FIRST,
             data_key: sealed.unwrap(),
             material: None,
+            ak_certificate: None,
         };
         Ok(Response::new(ticket.into()))
     }

@@ -5,8 +5,8 @@ use evidence::{AdmissionPath, Side, TpmChallenge};
 use owner::OwnerProof;
 
 use super::{
-    Admitter, AdmitterProgress, ChallengeRequest, Flow, Hellos, OwnerProofRequest, State, Turn,
-    fitting, parse_evidence, requirement_for,
+    Admitter, AdmitterProgress, Flow, Hellos, State, Turn, ask_for_proof, challenge_request,
+    fitting, parse_evidence,
 };
 use crate::{
     AcceptedAttester, Refusal, SessionError,
@@ -53,19 +53,11 @@ impl AwaitServerHello {
             binding: wire.binding(Side::Server, &self.client_hello, &server_hello)?,
             sealing_key: attester.sealing_key,
         };
-        match requirement_for(&attester.claim, &party.terms) {
-            Ok(requirement) => {
-                let request = ChallengeRequest {
-                    path,
-                    claim: attester.claim,
-                    requirement,
-                    sealing_key: attester.sealing_key,
-                };
-                Ok((
-                    State::ClientChallenging(Challenging { hellos }),
-                    Flow::Report(AdmitterProgress::NeedChallenge(request)),
-                ))
-            }
+        match challenge_request(path, attester, &party.terms) {
+            Ok(request) => Ok((
+                State::ClientChallenging(Challenging { hellos }),
+                Flow::Report(AdmitterProgress::NeedChallenge(request)),
+            )),
             Err(refusal) => {
                 let next = Challenging { hellos }.supply(Err(refusal))?;
                 Ok((State::ClientProving(next), Flow::Continue))
@@ -102,15 +94,7 @@ pub(super) struct Proving {
 impl Proving {
     pub(super) fn advance<A>(mut self, wire: &mut Wire) -> Turn<A> {
         wire.expect_silence()?;
-        let flow = if self.asked {
-            Flow::Wait
-        } else {
-            Flow::Report(AdmitterProgress::NeedOwnerProof(OwnerProofRequest {
-                side: Side::Client,
-                binding: self.hellos.binding.clone(),
-            }))
-        };
-        self.asked = true;
+        let flow = ask_for_proof(&mut self.asked, Side::Client, &self.hellos);
         Ok((State::ClientProving(self), flow))
     }
 

@@ -5,8 +5,8 @@ use evidence::{AdmissionPath, EvidenceKind, Side, TpmChallenge};
 use owner::OwnerProof;
 
 use super::{
-    Admitter, AdmitterProgress, ChallengeRequest, Flow, Hellos, OwnerProofRequest, State, Turn,
-    fitting, parse_evidence, requirement_for,
+    Admitter, AdmitterProgress, Flow, Hellos, State, Turn, ask_for_proof, challenge_request,
+    fitting, parse_evidence,
 };
 use crate::{
     Refusal, SealingPublicKey, SessionError,
@@ -37,19 +37,11 @@ impl AwaitClientHello {
             client_hello,
             sealing_key: attester.sealing_key,
         };
-        match requirement_for(&attester.claim, &party.terms) {
-            Ok(requirement) => {
-                let request = ChallengeRequest {
-                    path,
-                    claim: attester.claim,
-                    requirement,
-                    sealing_key: attester.sealing_key,
-                };
-                Ok((
-                    State::ServerChallenging(next),
-                    Flow::Report(AdmitterProgress::NeedChallenge(request)),
-                ))
-            }
+        match challenge_request(path, attester, &party.terms) {
+            Ok(request) => Ok((
+                State::ServerChallenging(next),
+                Flow::Report(AdmitterProgress::NeedChallenge(request)),
+            )),
             Err(refusal) => Ok((next.supply(wire, party, Err(refusal))?, Flow::Continue)),
         }
     }
@@ -135,15 +127,7 @@ pub(super) struct Proving<A> {
 impl<A> Proving<A> {
     pub(super) fn advance(mut self, wire: &mut Wire) -> Turn<A> {
         wire.expect_silence()?;
-        let flow = if self.asked {
-            Flow::Wait
-        } else {
-            Flow::Report(AdmitterProgress::NeedOwnerProof(OwnerProofRequest {
-                side: Side::Server,
-                binding: self.hellos.binding.clone(),
-            }))
-        };
-        self.asked = true;
+        let flow = ask_for_proof(&mut self.asked, Side::Server, &self.hellos);
         Ok((State::ServerProving(self), flow))
     }
 

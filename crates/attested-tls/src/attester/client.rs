@@ -79,11 +79,6 @@ pub(super) struct Challenged {
 }
 
 impl Challenged {
-    pub(super) fn wait(self, wire: &mut Wire) -> Turn {
-        wire.expect_silence()?;
-        Ok((State::ClientChallenged(self), Flow::Wait))
-    }
-
     pub(super) fn supply(
         self,
         wire: &mut Wire,

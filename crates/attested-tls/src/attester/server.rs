@@ -111,11 +111,6 @@ pub(super) struct Challenged {
 }
 
 impl Challenged {
-    pub(super) fn wait(self, wire: &mut Wire) -> Turn {
-        wire.expect_silence()?;
-        Ok((State::ServerChallenged(self), Flow::Wait))
-    }
-
     pub(super) fn supply(
         self,
         wire: &mut Wire,
