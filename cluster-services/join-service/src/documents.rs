@@ -44,8 +44,8 @@ pub enum DocumentsError {
     Store(#[source] Box<redb::Error>),
 }
 
-const POLICY: &str = "policy";
-const REFERENCE_VALUES: &str = "reference values";
+const POLICY: &str = DocumentKind::Policy.title();
+const REFERENCE_VALUES: &str = DocumentKind::ReferenceValues.title();
 
 /// The rules of both documents together.
 pub type Loaded = Result<Appraiser, DocumentsError>;
@@ -79,7 +79,22 @@ fn load(contents: &[Vec<u8>], owner: &OwnerFingerprint, store: &Store) -> Loaded
         SerialError::Refused(refusal) => DocumentsError::Serial(refusal),
         SerialError::Store(error) => DocumentsError::Store(error),
     })?;
+    show(&appraiser);
     Ok(appraiser)
+}
+
+/// Shows the serials that come into force, for whoever waits until every replica has them.
+pub(crate) fn show(rules: &Appraiser) {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "serials are counted up from 1 by people"
+    )]
+    let show = |document, serial: u64| {
+        metrics::gauge!("document_serial", "document" => document).set(serial as f64);
+    };
+    show(DocumentKind::Policy.as_str(), rules.policy().serial());
+    let values = rules.reference_values().serial();
+    show(DocumentKind::ReferenceValues.as_str(), values);
 }
 
 /// The rules of policy and reference values, in this order, if the owner signed both and they fit; and

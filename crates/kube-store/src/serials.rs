@@ -57,6 +57,19 @@ impl KubeStore {
     }
 }
 
+impl KubeStore {
+    /// Whether documents may come into force, by the serials that replicas stored.
+    ///
+    /// # Errors
+    /// As [`Self::raise_serials`], which decides when they do.
+    pub async fn check_serials(&self, versions: &[Version]) -> Result<(), SerialError> {
+        let stored = self.stored::<Spec>(Kind::Claim, NAME).await;
+        let stored = stored.map_err(SerialError::Store)?;
+        let seen = stored.map(|stored| stored.content).unwrap_or_default();
+        seen.raised(versions).map(drop)
+    }
+}
+
 impl Spec {
     fn raised(&self, versions: &[Version]) -> Result<Self, SerialError> {
         let mut raised = self.clone();

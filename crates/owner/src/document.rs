@@ -19,12 +19,29 @@ pub enum DocumentKind {
     ReferenceValues,
 }
 
-impl fmt::Display for DocumentKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl DocumentKind {
+    /// As it stands in the envelope.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Policy => "policy",
             Self::ReferenceValues => "reference-values",
-        })
+        }
+    }
+
+    /// What people call it, and what its serial is stored under.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::ReferenceValues => "reference values",
+        }
+    }
+}
+
+impl fmt::Display for DocumentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

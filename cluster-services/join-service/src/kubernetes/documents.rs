@@ -106,6 +106,7 @@ impl ConfigMapWatch {
         let seen = source.read().await?;
         let (facts, serves) = seen.facts()?;
         let appraiser = source.load(&seen, &serves.owner).await?;
+        documents::show(&appraiser);
         let (rules, in_force) = Watched::channel(appraiser);
         let (facts, known) = Watched::channel(facts);
         let watch = Self {
@@ -154,6 +155,7 @@ impl ConfigMapWatch {
         match self.load(&contents).await {
             Ok((appraiser, facts)) => {
                 if contents.documents != self.seen.documents {
+                    documents::show(&appraiser);
                     self.rules.send_replace(Arc::new(appraiser));
                 }
                 self.facts.send_replace(Arc::new(facts));
