@@ -24,13 +24,15 @@ use service_runtime::{
     audit_log::{AuditLog, OpenError},
     config::ConfigError,
     program::Service,
-    serve::{Protocol, Server},
+    serve::{self, BindError, Protocol, Server},
+    shutdown,
     watch::{WatchError, Watched},
 };
 use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::net::{TcpListener, UnixListener};
@@ -93,13 +95,8 @@ pub enum StartError {
     #[error("no audit log, no join service")]
     Audit(#[source] OpenError),
     /// An address cannot be used.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The admission key's certificate cannot be read.
     #[error("cannot read the admission key's certificate `{}`", path.display())]
     Certificate {
@@ -154,9 +151,7 @@ impl JoinService {
     /// # Errors
     /// [`StartError`]; nothing is served then.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
-        let readiness = Readiness::default();
-        readiness.set("serving", false);
-        admin::install_metrics();
+        let readiness = admin::begin();
         let replica = config.replica.name().map_err(StartError::Replica)?;
         let audit =
             AuditLog::open(&config.audit, &replica, &readiness).map_err(StartError::Audit)?;
@@ -165,16 +160,16 @@ impl JoinService {
             Mode::Standalone(standalone) => open_standalone(standalone)?,
         };
         let (serves, rules) = (opened.serves, opened.rules);
-        let key = admission_key(&config.admission_key, serves.owner)?;
+        let key = Arc::new(admission_key(&config.admission_key, serves.owner)?);
         log_rules(&rules.current());
         let endorsers = Endorsers::open(config.endorsements.as_ref(), rules.current().policy())
             .map_err(StartError::Endorsements)?;
-        let desk = Desk::new(rules.clone(), endorsers, key, audit.clone());
+        let desk = Desk::new(rules.clone(), endorsers, Arc::clone(&key), audit.clone());
         let keys = KeyClient::new(&config.key_service, readiness.clone())
             .map_err(StartError::KeyService)?;
         Ok(Self {
-            listener: listen(config.listen).await?,
-            admin: listen(config.admin_listen).await?,
+            listener: serve::bind(config.listen).await?,
+            admin: serve::bind(config.admin_listen).await?,
             door: Door::new(desk, &config.limits).map_err(StartError::Tls)?,
             tickets: Tickets {
                 rules,
@@ -182,6 +177,7 @@ impl JoinService {
                 kubernetes: opened.kubernetes,
                 audit: audit.clone(),
                 keys,
+                admission_key: key,
                 cluster: serves.cluster,
                 key_version: serves.key_version,
             },
@@ -261,12 +257,7 @@ impl JoinService {
         self.server
             .run(self.listener, self.door, tickets, shutdown)
             .await;
-        // These end by themselves: they have seen the same shutdown.
-        for task in tasks {
-            if let Err(error) = task.await {
-                tracing::error!(error = %Chain(&error), "a task of the service failed");
-            }
-        }
+        shutdown::join(tasks).await;
         let (store, socket) = left_over.unzip();
         if let Some(store) = store {
             store.close().await;
@@ -422,10 +413,4 @@ fn log_rules(rules: &Appraiser) {
         images = ?images.iter().map(|image| image.name()).collect::<Vec<_>>(),
         "policy and reference values in force"
     );
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Bind { address, source })
 }

@@ -17,7 +17,8 @@ use service_runtime::{
     config::ConfigError,
     mtls::{MtlsAcceptor, MtlsError},
     program::Service,
-    serve::{Protocol, Server},
+    serve::{self, BindError, Protocol, Server},
+    shutdown,
 };
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
@@ -43,13 +44,8 @@ pub enum StartError {
     #[error("no audit log, no key service")]
     Audit(#[source] OpenError),
     /// An address cannot be used.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The table of callers is ambiguous.
     #[error("the table of callers is ambiguous")]
     Callers(#[source] DuplicateCaller),
@@ -87,9 +83,7 @@ impl KeyService {
     /// # Errors
     /// [`StartError`]; nothing is served then.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
-        let readiness = Readiness::default();
-        readiness.set("serving", false);
-        admin::install_metrics();
+        let readiness = admin::begin();
         let replica = config.replica.name().map_err(StartError::Replica)?;
         let audit =
             AuditLog::open(&config.audit, &replica, &readiness).map_err(StartError::Audit)?;
@@ -110,8 +104,8 @@ impl KeyService {
             _ => return Err(StartError::Mode),
         };
         Ok(Self {
-            listener: listen(config.listen).await?,
-            admin: listen(config.admin_listen).await?,
+            listener: serve::bind(config.listen).await?,
+            admin: serve::bind(config.admin_listen).await?,
             acceptor,
             release,
             audit,
@@ -160,12 +154,7 @@ impl KeyService {
         if let Err(error) = self.audit.finish().await {
             tracing::error!(error = %Chain(&error), "the audit log is not signed to its end");
         }
-        // They end by themselves: they have seen the same shutdown.
-        for task in [Some(admin), identities].into_iter().flatten() {
-            if let Err(error) = task.await {
-                tracing::error!(error = %Chain(&error), "a task of the service failed");
-            }
-        }
+        shutdown::join([Some(admin), identities].into_iter().flatten()).await;
     }
 }
 
@@ -233,10 +222,4 @@ fn key(config: &KeyConfig) -> Result<KeyEncryptionKey, StartError> {
         secret,
         salt: config.salt,
     })
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Bind { address, source })
 }

@@ -36,8 +36,17 @@ impl Readiness {
     }
 }
 
+/// What a service begins with: metrics count, and it is not ready before it says that it is `serving`.
+#[must_use]
+pub fn begin() -> Readiness {
+    install_metrics();
+    let readiness = Readiness::default();
+    readiness.set("serving", false);
+    readiness
+}
+
 /// Makes this process count. Metrics recorded before the first call are lost.
-pub fn install_metrics() -> PrometheusHandle {
+fn install_metrics() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let handle = HANDLE.get_or_init(|| {
         let recorder = PrometheusBuilder::new().build_recorder();

@@ -18,7 +18,7 @@ use std::{
     fmt::{Debug, Display},
     hash::Hash,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     time::Duration,
 };
@@ -102,6 +102,26 @@ where
     async fn accept(&self, io: Io, source: Source) -> Option<(Io, Source)> {
         Some((io, source))
     }
+}
+
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    /// The address.
+    address: SocketAddr,
+    /// What the operating system said.
+    source: io::Error,
+}
+
+/// Listens on an address of the configuration.
+///
+/// # Errors
+/// [`BindError`].
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BindError { address, source })
 }
 
 impl Listener for TcpListener {

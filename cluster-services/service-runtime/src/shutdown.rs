@@ -1,9 +1,11 @@
 //! One shutdown signal for a whole service.
 
+use crate::Chain;
 use std::io;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    task::JoinHandle,
 };
 
 /// Tells whoever holds a clone that the service is to finish its work and stop.
@@ -52,6 +54,15 @@ impl Trigger {
     /// Requests the shutdown.
     pub fn request(&self) {
         self.0.send_replace(true);
+    }
+}
+
+/// Waits for tasks of a service that end by themselves: they have seen its [`Shutdown`].
+pub async fn join(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(error = %Chain(&error), "a task of the service failed");
+        }
     }
 }
 

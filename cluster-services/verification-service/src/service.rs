@@ -10,9 +10,10 @@ use crate::{
 };
 use api::verify::verification_service_server::VerificationServiceServer;
 use service_runtime::{
-    Chain, Readiness, Shutdown, admin,
+    Readiness, Shutdown, admin,
     program::Service,
-    serve::{Plain, Protocol, Server},
+    serve::{self, BindError, Plain, Protocol, Server},
+    shutdown,
 };
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpListener, time::timeout};
@@ -34,13 +35,8 @@ pub struct VerificationService {
 #[non_exhaustive]
 pub enum StartError {
     /// An address cannot be used.
-    #[error("cannot listen on {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// It is not clear which node this is.
     #[error("which node is this?")]
     Node(#[source] NodeError),
@@ -59,20 +55,19 @@ impl VerificationService {
     /// # Errors
     /// [`StartError`]; nothing is served then.
     pub async fn bind(config: &Config) -> Result<Self, StartError> {
-        let readiness = Readiness::default();
-        readiness.set("serving", false);
-        admin::install_metrics();
+        let readiness = admin::begin();
         let node = NodeIdentity::find(&config.node).map_err(StartError::Node)?;
         let kind = evidence_kind(&config.devices.command_line).map_err(StartError::Node)?;
         let (http, grpc) = (
-            listen(config.http_listen).await?,
-            listen(config.grpc_listen).await?,
+            serve::bind(config.http_listen).await?,
+            serve::bind(config.grpc_listen).await?,
         );
-        let admin = listen(config.admin_listen).await?;
+        let admin = serve::bind(config.admin_listen).await?;
+        let unique = node.key.as_ref().map(|key| key.unique);
         let queue = config.limits.queue.get() as usize;
         let devices = config.devices.devices();
-        let (worker, worker_ended) = Worker::start(kind, devices, queue, readiness.clone());
-        tracing::info!(node = %node.name, cluster = %node.cluster, %kind, "verification service starts");
+        let (worker, worker_ended) = Worker::start((kind, unique), devices, queue, readiness.clone());
+        tracing::info!(node = %node.name, cluster = %node.cluster, %kind, certified_key = unique.is_some(), "verification service starts");
         Ok(Self {
             http,
             grpc,
@@ -135,10 +130,7 @@ impl VerificationService {
         if timeout(DEVICE_DRAIN, self.worker_ended).await.is_err() {
             tracing::warn!("the attestation device is busy; its keys are left to it");
         }
-        // Ends by itself: it has seen the same shutdown.
-        if let Err(error) = admin.await {
-            tracing::error!(error = %Chain(&error), "the administrative server failed");
-        }
+        shutdown::join([admin]).await;
     }
 }
 
@@ -163,10 +155,4 @@ fn server(config: &Config) -> Server {
         request: config.limits.request_seconds.duration(),
         drain: config.drain_seconds.duration(),
     }
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Bind { address, source })
 }
