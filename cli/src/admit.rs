@@ -5,7 +5,7 @@ mod counter;
 mod desk;
 mod journal;
 
-pub(crate) use counter::{Counter, Ledger, Trouble, status};
+pub(crate) use counter::{Counter, Issuer, Ledger, Trouble, status};
 pub(crate) use desk::{Desk, DeskArgs};
 pub(crate) use journal::Journal;
 

@@ -20,7 +20,7 @@ use crate::{
 use admission::node::{self, Action, DiskState, Event, Exit, Node, Slot};
 use attested_tls::{RpcClient, SealingKey};
 use evidence::AdmissionPath;
-use hand_off::{Attachments, HandOff};
+use hand_off::{Attachments, AttestationKey, HandOff};
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
 use secret::{DataKey, VolumeKeys};
 use state_disk::{DmParameters, Header, IntegritySuperblock, Opened};
@@ -139,6 +139,7 @@ struct Ticket {
     role: Role,
     data_key: DataKey,
     attachments: Attachments,
+    ak_certificate: Option<String>,
 }
 
 /// A step that the node machine asked for in an order it never asks in: a bug.
@@ -269,6 +270,13 @@ impl<'a> Unlock<'a> {
         let header = self.header.take().ok_or_else(|| missing("header"))?;
         let ticket = self.ticket.take().ok_or_else(|| missing("ticket"))?;
         let device = self.machine.disk.map(&header)?;
+        let attester: &Attester = self.machine.attester;
+        let certified = ticket.ak_certificate.zip(attester.certifiable_key());
+        let attestation_key = certified.map(|(certificate, (public, unique))| AttestationKey {
+            public: public.to_vec(),
+            unique: *unique,
+            certificate,
+        });
         let hand_off = HandOff {
             version: 1,
             path: ticket.path,
@@ -278,6 +286,7 @@ impl<'a> Unlock<'a> {
             disk_uuid: header.disk,
             generation: header.generation,
             state_device: device.display().to_string(),
+            attestation_key,
         };
         self.hand_off = Some((hand_off, ticket.attachments));
         step("mapping").with("device", device.display()).end();
@@ -310,9 +319,11 @@ impl<'a> Unlock<'a> {
             .write(folder, &attachments)
             .map_err(exits(ExitReason::HandOff))?;
         let material = attachments.material.as_ref().map_or(0, |bytes| bytes.len());
+        let certified = hand_off.attestation_key.is_some();
         step("hand-off")
             .with("folder", folder.display())
             .with("material", material)
+            .with("ak_certificate", if certified { "yes" } else { "no" })
             .end();
         Ok(Event::HandedOff)
     }
@@ -395,6 +406,7 @@ mod tests {
             role: Role::Worker,
             data_key: DataKey::from_slice(&[3; 32]).unwrap(),
             attachments: Attachments::default(),
+            ak_certificate: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Ticket messages to and from domain values.
 
 use identity::{ClusterId, DiskId, Generation, KeyVersion, NodeName, Role};
+use owner::AkCertificate;
 
 use crate::{
     Malformed, join,
@@ -58,6 +59,9 @@ pub struct JoinTicket {
     pub data_key: SealedSecret,
     /// What the bootstrapper needs (crate `hand-off`); absent outside Kubernetes.
     pub material: Option<SealedSecret>,
+    /// That the attestation key of this session is the machine's (`owner::AkCertificate`), as its signer
+    /// wrote it: the node hands it on and is not its reader. Absent for evidence without a TPM's key.
+    pub ak_certificate: Option<String>,
 }
 
 /// What the first node of a cluster asks for: the operator says what it will be.
@@ -105,6 +109,8 @@ pub struct RejoinTicket {
     pub role: Role,
     /// As in [`JoinTicket`].
     pub material: Option<SealedSecret>,
+    /// As in [`JoinTicket`].
+    pub ak_certificate: Option<String>,
 }
 
 /// A header that is on the disk and was read back.
@@ -214,6 +220,7 @@ impl From<JoinTicket> for join::IssueJoinTicketResponse {
             material: ticket.material.map(Into::into),
             node_name: String::new(),
             role: join::Role::Unspecified.into(),
+            ak_certificate: ticket.ak_certificate.unwrap_or_default(),
         }
     }
 }
@@ -275,6 +282,7 @@ impl TryFrom<join::IssueJoinTicketResponse> for JoinTicket {
             key_version: key_version(message.key_version)?,
             data_key: required("data_key", message.data_key)?.try_into()?,
             material: material(message.material)?,
+            ak_certificate: ak_certificate(message.ak_certificate)?,
         })
     }
 }
@@ -310,6 +318,7 @@ impl From<RejoinTicket> for join::IssueRejoinTicketResponse {
             node_name: ticket.node_name.to_string(),
             role: join::Role::from(ticket.role).into(),
             material: ticket.material.map(Into::into),
+            ak_certificate: ticket.ak_certificate.unwrap_or_default(),
         }
     }
 }
@@ -326,6 +335,7 @@ impl TryFrom<join::IssueRejoinTicketResponse> for RejoinTicket {
             node_name: name("node_name", &message.node_name)?,
             role: role(message.role)?,
             material: material(message.material)?,
+            ak_certificate: ak_certificate(message.ak_certificate)?,
         })
     }
 }
@@ -388,6 +398,18 @@ fn material(message: Option<join::SealedSecret>) -> Result<Option<SealedSecret>,
     message
         .map(|message| sealed(message, MAX_MATERIAL))
         .transpose()
+}
+
+/// An absent field is an empty one.
+fn ak_certificate(text: String) -> Result<Option<String>, Malformed> {
+    if text.len() > AkCertificate::MAX_LEN {
+        return Err(Malformed::TooLong {
+            field: "ak_certificate",
+            max: AkCertificate::MAX_LEN,
+            got: text.len(),
+        });
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn requests(

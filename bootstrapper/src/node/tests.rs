@@ -16,6 +16,7 @@ fn hand_off(path: AdmissionPath) -> HandOff {
         disk_uuid: DiskId::from_bytes([1; 16]),
         generation: Generation::FIRST,
         state_device: "/dev/mapper/constellation-state".into(),
+        attestation_key: None,
     }
 }
 

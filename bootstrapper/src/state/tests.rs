@@ -13,6 +13,7 @@ fn hand_off() -> HandOff {
         disk_uuid: DiskId::from_bytes([1; 16]),
         generation: Generation::FIRST,
         state_device: "/dev/mapper/constellation-state".into(),
+        attestation_key: None,
     }
 }
 

@@ -115,6 +115,7 @@ fn write(node: &IsolatedNode, path: AdmissionPath, attachments: &Attachments) ->
         disk_uuid: DiskId::from_random([number; 16]),
         generation: Generation::FIRST,
         state_device: "/dev/mapper/constellation-state".into(),
+        attestation_key: None,
     };
     Ok(hand_off.write(&node.path(hand_off::FOLDER)?, attachments)?)
 }

@@ -9,8 +9,9 @@ use api::{SealedSecret, join};
 use appraisal::{Appraised, AttesterIdentity};
 use attested_tls::{AcceptedAttester, SealError};
 use audit::RecordEvent;
-use identity::{DiskId, Generation, NodeName};
+use identity::{ClusterId, DiskId, Generation, NodeName};
 use key_hierarchy::KeyHierarchy;
+use owner::{AdmittedKey, OwnerKey};
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,8 +33,19 @@ pub(crate) trait Ledger: Send + 'static {
 /// What was decided for the node of one connection. Clones share it.
 pub(crate) struct Counter<L> {
     node: Arc<AcceptedAttester<Appraised>>,
-    keys: Arc<KeyHierarchy>,
+    issuer: Issuer,
     state: Arc<Mutex<State<L>>>,
+}
+
+/// In whose name tickets are issued, and the keys that they carry.
+#[derive(Clone, Debug)]
+pub(crate) struct Issuer {
+    /// Keys of disks.
+    pub(crate) keys: Arc<KeyHierarchy>,
+    /// The cluster that they are of.
+    pub(crate) cluster: ClusterId,
+    /// Who certifies the attestation key of an admitted node.
+    pub(crate) owner: Arc<OwnerKey>,
 }
 
 struct State<L> {
@@ -72,7 +84,7 @@ impl<L> Clone for Counter<L> {
     fn clone(&self) -> Self {
         Self {
             node: Arc::clone(&self.node),
-            keys: Arc::clone(&self.keys),
+            issuer: self.issuer.clone(),
             state: Arc::clone(&self.state),
         }
     }
@@ -82,7 +94,7 @@ impl<L: Ledger> Counter<L> {
     pub(crate) fn new(
         node: Arc<AcceptedAttester<Appraised>>,
         ledger: L,
-        keys: Arc<KeyHierarchy>,
+        issuer: Issuer,
     ) -> Self {
         let state = State {
             ledger,
@@ -92,7 +104,7 @@ impl<L: Ledger> Counter<L> {
         };
         Self {
             node,
-            keys,
+            issuer,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -119,7 +131,7 @@ impl<L: Ledger> Counter<L> {
         let peer = Peer::new(node.appraised(), node.sealing_key().as_bytes(), node.path());
         let context = Context {
             now: super::now(),
-            key_version: self.keys.newest(),
+            key_version: self.issuer.keys.newest(),
             live_until: None,
         };
         let mut state = self.lock();
@@ -152,6 +164,7 @@ impl<L: Ledger> Counter<L> {
             .release(self.node.appraised(), self.node.sealing_key().as_bytes())
             .map_err(|error| self.failed(&error))?;
         let key = self
+            .issuer
             .keys
             .derive_state_disk(release.key_version(), release.disk())
             .map_err(|error| self.failed(&error))?;
@@ -165,6 +178,25 @@ impl<L: Ledger> Counter<L> {
             disk: release.disk(),
         });
         Ok((release, sealed))
+    }
+
+    /// The cluster.
+    pub(crate) const fn cluster(&self) -> ClusterId {
+        self.issuer.cluster
+    }
+
+    /// That the key which signed in this session is the machine's, for as long as this boot lasts.
+    pub(crate) fn ak_certificate(&self, release: &admission::Release) -> Option<String> {
+        let appraised = self.node.appraised();
+        let certificate = self.issuer.owner.certify_key(AdmittedKey {
+            attestation_key: *appraised.attestation_key()?,
+            attester: *appraised.identity().machine()?,
+            cluster: self.issuer.cluster,
+            disk: release.disk(),
+            node: release.node().clone(),
+            issued: super::now().0,
+        });
+        Some(certificate.encode())
     }
 
     /// As whom the node was attested.

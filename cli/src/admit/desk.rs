@@ -9,7 +9,7 @@ use clap::Args;
 use endorsements::{Endorsements, Found};
 use evidence::{Evidence, TpmChallenge};
 use owner::{OwnerKey, OwnerProof};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     rules::RulesArgs,
@@ -28,12 +28,12 @@ pub(crate) struct DeskArgs {
 
 impl DeskArgs {
     /// The owner key.
-    pub(crate) fn owner(&self, passphrase: &PassphraseArgs) -> Result<OwnerKey> {
-        owner_key(&self.owner_key, passphrase)
+    pub(crate) fn owner(&self, passphrase: &PassphraseArgs) -> Result<Arc<OwnerKey>> {
+        owner_key(&self.owner_key, passphrase).map(Arc::new)
     }
 
     /// A desk of this owner.
-    pub(crate) fn desk(&self, owner: OwnerKey) -> Result<Desk> {
+    pub(crate) fn desk(&self, owner: Arc<OwnerKey>) -> Result<Desk> {
         let (rules, endorsements) = self.rules.open(&owner.public_key().fingerprint())?;
         Ok(Desk {
             rules,
@@ -52,7 +52,7 @@ impl DeskArgs {
 #[derive(Debug)]
 pub(crate) struct Desk {
     rules: Appraiser,
-    owner: OwnerKey,
+    owner: Arc<OwnerKey>,
     endorsements: Option<Endorsements>,
 }
 

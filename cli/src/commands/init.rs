@@ -93,7 +93,7 @@ impl Init {
                 .hint("put it back: without it nobody can follow this init to its end");
         }
         let run = Run {
-            dialler: Dialler::new(self.desk.desk(owner)?, self.node, AdmissionPath::Init)?,
+            dialler: Dialler::new(self.desk.desk(Arc::clone(&owner))?, self.node, AdmissionPath::Init)?,
             bootstrapper: progress
                 .as_ref()
                 .map(|progress| Bootstrapper::new(self.node, progress))
@@ -104,6 +104,7 @@ impl Init {
             workspace,
             book,
             secrets,
+            owner,
         };
         let mut report = Report::new();
         let outcome = admit::runtime()?.block_on(run.run(&mut report));

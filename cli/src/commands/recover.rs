@@ -25,7 +25,7 @@ use std::{
 };
 
 use crate::{
-    admit::{self, Counter, DeskArgs, Dialler, RETRY, Stream, Unreached},
+    admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Unreached},
     cluster_file::ClusterFile,
     output::{OutputFormat, WithHint as _},
     secrets::PassphraseArgs,
@@ -66,12 +66,17 @@ pub(crate) struct Recover {
 impl Recover {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
         let owner = self.desk.owner(&self.passphrase)?;
-        let desk = self.desk.desk(owner)?;
+        let desk = self.desk.desk(Arc::clone(&owner))?;
         let dialler = Dialler::new(desk, self.node, AdmissionPath::Recover)?;
         let (cluster, keys) = self.keys()?;
+        let issuer = Issuer {
+            keys: Arc::new(keys),
+            cluster: cluster.cluster_id(),
+            owner,
+        };
         let book = Book::open(&self.records)?;
         let recovered =
-            admit::runtime()?.block_on(self.recover(&dialler, (cluster, keys), book))?;
+            admit::runtime()?.block_on(self.recover(&dialler, issuer, book))?;
         output.print(&recovered)
     }
 
@@ -95,17 +100,16 @@ impl Recover {
     async fn recover(
         &self,
         dialler: &Dialler,
-        (cluster, keys): (ClusterFile, KeyHierarchy),
+        issuer: Issuer,
         book: Book,
     ) -> Result<Recovered> {
         let progress = spinner();
         let stream = self.attest(dialler, &progress).await?;
         let image = stream.peer().appraised().image().to_owned();
         progress.set_message("unlocking");
-        let counter = Counter::new(Arc::clone(stream.peer()), book, Arc::new(keys));
+        let counter = Counter::new(Arc::clone(stream.peer()), book, issuer);
         let tickets = Tickets {
             counter: counter.clone(),
-            cluster: cluster.cluster_id(),
         };
         admit::serve(stream, tickets).await?;
         progress.finish_and_clear();

@@ -189,7 +189,7 @@ fn report(error: &HandshakeError, source: IpAddr) {
 pub struct Desk {
     rules: Watched<Appraiser>,
     endorsers: Endorsers,
-    key: AdmissionKey,
+    key: Arc<AdmissionKey>,
     audit: AuditLog,
     /// By proven attester; `None` is everybody who proved nothing.
     refusals: RateLimit<Option<AttesterIdentity>>,
@@ -208,7 +208,7 @@ impl Desk {
     pub fn new(
         rules: Watched<Appraiser>,
         endorsers: Endorsers,
-        key: AdmissionKey,
+        key: Arc<AdmissionKey>,
         audit: AuditLog,
     ) -> Self {
         Self {

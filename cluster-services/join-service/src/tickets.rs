@@ -20,8 +20,12 @@ use appraisal::Appraiser;
 use audit::{Action, Check, RecordEvent, Text};
 use aws_lc_rs::rand;
 use identity::{ClusterId, DiskId, KeyVersion, Role};
+use owner::{AdmissionKey, AdmittedKey};
 use service_runtime::{Chain, audit_log::AuditLog, watch::Watched};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
@@ -38,6 +42,8 @@ pub struct Tickets {
     pub audit: AuditLog,
     /// The key service.
     pub keys: KeyClient,
+    /// What attestation keys of admitted nodes are certified with.
+    pub admission_key: Arc<AdmissionKey>,
     /// The cluster that nodes join.
     pub cluster: ClusterId,
     /// The version of the key-encryption key that new records get.
@@ -82,6 +88,7 @@ impl Tickets {
             key_version: release.key_version(),
             data_key,
             material,
+            ak_certificate: self.ak_certificate(node, &release),
         })
     }
 
@@ -115,6 +122,7 @@ impl Tickets {
             node_name: release.node().clone(),
             role: release.role(),
             material,
+            ak_certificate: self.ak_certificate(node, &release),
         })
     }
 
@@ -181,6 +189,20 @@ impl Tickets {
         let material = kubernetes.material(wanted, files).await?;
         let sealed = node.sealing_key().seal_material(&material, node.binding());
         sealed.map(Some).map_err(Failure::Seal)
+    }
+
+    /// That the key which signed in this session is the machine's, for as long as this boot lasts.
+    fn ak_certificate(&self, node: &Node, release: &Release) -> Option<String> {
+        let appraised = node.appraised();
+        let certificate = self.admission_key.certify_key(AdmittedKey {
+            attestation_key: *appraised.attestation_key()?,
+            attester: *appraised.identity().machine()?,
+            cluster: self.cluster,
+            disk: release.disk(),
+            node: release.node().clone(),
+            issued: now().0,
+        });
+        Some(certificate.encode())
     }
 
     async fn commit(

@@ -6,8 +6,9 @@ use crate::{
     worker::{Made, Worker, WorkerError},
 };
 use api::{Class, StatedNode, StatementRequest};
-use evidence::{StatementBinding, Subject};
+use evidence::{AttesterClaim, StatementBinding, Subject};
 use platform::attester::Attested;
+use serde_json::Value;
 use service_runtime::limit::{RateLimit, network};
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -78,7 +79,7 @@ impl Desk {
         if !self.0.in_all.admit((), now) {
             return Err(DeskError::All);
         }
-        let NodeIdentity { name, cluster } = &self.0.node;
+        let NodeIdentity { name, cluster, .. } = &self.0.node;
         let binding = StatementBinding::compute(&Subject {
             nonce: &request.nonce,
             cluster,
@@ -90,6 +91,15 @@ impl Desk {
         Ok((self.stated(claim), attested))
     }
 
+    /// The certificate of the key in `claim`, where it is the one that was certified. A TPM whose seed
+    /// changed makes another key, and then there is none.
+    pub(crate) fn certificate(&self, claim: &AttesterClaim) -> Option<&Value> {
+        let (AttesterClaim::Tpm(tpm), Some(key)) = (claim, &self.0.node.key) else {
+            return None;
+        };
+        (tpm.ak_public == key.public).then_some(&key.certificate)
+    }
+
     fn admit(&self, address: IpAddr) -> Result<(), DeskError> {
         if self.0.per_address.admit(network(address), Instant::now()) {
             return Ok(());
@@ -97,7 +107,7 @@ impl Desk {
         Err(DeskError::Address)
     }
 
-    fn stated(&self, claim: evidence::AttesterClaim) -> StatedNode {
+    fn stated(&self, claim: AttesterClaim) -> StatedNode {
         StatedNode {
             name: self.0.node.name.clone(),
             cluster: self.0.node.cluster,

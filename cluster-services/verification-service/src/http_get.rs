@@ -64,7 +64,8 @@ async fn statement<B>(desk: &Desk, request: &Request<B>) -> Result<Value, GetErr
         .await;
     count(PATH, answer.as_ref().map(drop).map_err(|error| *error));
     let (node, attested) = answer?;
-    Ok(document(&nonce, &node, &attested.evidence))
+    let certificate = desk.certificate(&node.claim);
+    Ok(document(&nonce, &node, certificate, &attested.evidence))
 }
 
 fn parse<B>(request: &Request<B>) -> Result<Nonce, GetError> {
@@ -101,7 +102,12 @@ fn parse_nonce(text: &str) -> Result<Nonce, GetError> {
     })
 }
 
-fn document(nonce: &Nonce, node: &StatedNode, evidence: &Evidence) -> Value {
+fn document(
+    nonce: &Nonce,
+    node: &StatedNode,
+    certificate: Option<&Value>,
+    evidence: &Evidence,
+) -> Value {
     json!({
         "version": 1,
         "nonce": hex::encode(nonce.0),
@@ -112,14 +118,16 @@ fn document(nonce: &Nonce, node: &StatedNode, evidence: &Evidence) -> Value {
             "tpm": tpm_identity(&node.claim),
             "vtpm_ak_public": vtpm_ak(&node.claim),
         },
-        "attestation_key": attestation_key(node.claim.kind()),
+        "attestation_key": attestation_key(node.claim.kind(), certificate.is_some()),
+        "ak_certificate": certificate,
         "evidence": evidence_document(evidence),
     })
 }
 
 /// What this way of asking says about the key that signed the quote.
-const fn attestation_key(kind: EvidenceKind) -> &'static str {
+const fn attestation_key(kind: EvidenceKind, certified: bool) -> &'static str {
     match kind {
+        EvidenceKind::Tpm if certified => "certified-at-admission",
         EvidenceKind::AzureSevSnp => "vouched-for-by-report",
         EvidenceKind::SevSnp => "none",
         EvidenceKind::SevSnpVtpm | EvidenceKind::Tpm => "unproven",

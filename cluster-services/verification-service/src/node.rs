@@ -2,8 +2,9 @@
 
 use crate::config::NodeConfig;
 use evidence::{EvidenceKind, UnknownKind};
-use hand_off::{HandOff, ReadError};
+use hand_off::{AttestationKey, HandOff, ReadError};
 use identity::{ClusterId, NodeName};
+use serde_json::Value;
 use std::{fs, io, path::Path};
 
 /// The key of the measured command line (docs/agent.md).
@@ -14,6 +15,33 @@ const EVIDENCE: &str = "constellation.evidence";
 pub(crate) struct NodeIdentity {
     pub(crate) name: NodeName,
     pub(crate) cluster: ClusterId,
+    /// The attestation key that it was admitted with, where its admitter certified one.
+    pub(crate) key: Option<CertifiedKey>,
+}
+
+/// An attestation key, and its certificate as a JSON object that nobody here judges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertifiedKey {
+    pub(crate) public: Vec<u8>,
+    pub(crate) unique: [u8; 32],
+    pub(crate) certificate: Value,
+}
+
+impl CertifiedKey {
+    /// What the agent handed over. A certificate that cannot be shown is none, and no reason to stop.
+    fn parse(key: AttestationKey) -> Option<Self> {
+        match serde_json::from_str(&key.certificate) {
+            Ok(certificate @ Value::Object(_)) => Some(Self {
+                public: key.public,
+                unique: key.unique,
+                certificate,
+            }),
+            _ => {
+                tracing::error!("hand-off: the AK certificate is not a JSON object");
+                None
+            }
+        }
+    }
 }
 
 /// It is not clear which node this is, or what it attests with.
@@ -55,11 +83,13 @@ impl NodeIdentity {
                 Ok(Self {
                     name: hand_off.node_name,
                     cluster: hand_off.cluster_id,
+                    key: hand_off.attestation_key.and_then(CertifiedKey::parse),
                 })
             }
             (None, Some(name), Some(cluster)) => Ok(Self {
                 name: name.clone(),
                 cluster,
+                key: None,
             }),
             _ => Err(NodeError::Unclear),
         }

@@ -66,7 +66,8 @@ impl VerificationService {
         let unique = node.key.as_ref().map(|key| key.unique);
         let queue = config.limits.queue.get() as usize;
         let devices = config.devices.devices();
-        let (worker, worker_ended) = Worker::start((kind, unique), devices, queue, readiness.clone());
+        let (worker, worker_ended) =
+            Worker::start((kind, unique), devices, queue, readiness.clone());
         tracing::info!(node = %node.name, cluster = %node.cluster, %kind, certified_key = unique.is_some(), "verification service starts");
         Ok(Self {
             http,

@@ -2,7 +2,8 @@
 //!
 //! Statements are made one at a time. The queue is short: whoever waits longer than a request may take
 //! is not answered, and its place is not worth a TPM command. A device that fails is opened again, with
-//! another attestation key; until then every statement is refused, for there is nothing beside it.
+//! another attestation key unless one was handed over; until then every statement is refused, for there is
+//! nothing beside it.
 
 use evidence::{AttesterClaim, EvidenceKind, StatementBinding, TpmChallenge};
 use platform::{
@@ -74,9 +75,10 @@ pub(crate) struct Worker {
 pub(crate) type Ended = oneshot::Receiver<()>;
 
 impl Worker {
-    /// Starts the thread, which opens the devices of `kind` and ends with the last [`Worker`].
+    /// Starts the thread, which opens the devices of `kind` and ends with the last [`Worker`]. With
+    /// `unique` a TPM makes the attestation key that was made with it before, else a new one.
     pub(crate) fn start(
-        kind: EvidenceKind,
+        (kind, unique): (EvidenceKind, Option<[u8; 32]>),
         devices: Devices,
         queue: usize,
         readiness: Readiness,
@@ -91,7 +93,11 @@ impl Worker {
             readiness,
         };
         thread::spawn(move || {
-            while bench.open_and_serve(kind, &devices).is_some() {}
+            let open = || match &unique {
+                Some(unique) => Attester::resume(kind, &devices, unique),
+                None => Attester::open(kind, &devices),
+            };
+            while bench.open_and_serve(kind, open).is_some() {}
             drop(end);
         });
         (Self { jobs, claim }, ended)
@@ -134,8 +140,12 @@ struct Bench {
 
 impl Bench {
     /// Serves with one opened device until it fails; `None` once nobody can ask any more.
-    fn open_and_serve(&self, kind: EvidenceKind, devices: &Devices) -> Option<()> {
-        match Attester::open(kind, devices) {
+    fn open_and_serve(
+        &self,
+        kind: EvidenceKind,
+        open: impl FnOnce() -> Result<Attester, OpenError>,
+    ) -> Option<()> {
+        match open() {
             Ok(attester) => {
                 tracing::info!(%kind, "attestation device is open");
                 self.announce(Some(attester.claim()));

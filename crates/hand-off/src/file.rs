@@ -40,6 +40,24 @@ pub struct HandOff {
     pub generation: Generation,
     /// The device with the state file system.
     pub state_device: String,
+    /// The attestation key that this boot was admitted with, where it is a TPM's that the admitter
+    /// certified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation_key: Option<AttestationKey>,
+}
+
+/// An attestation key, for whoever makes it again in the same TPM. Nothing of it is secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationKey {
+    /// Its `TPMT_PUBLIC`, hexadecimal: what comes out of the TPM when it is the same key.
+    #[serde(with = "hex::serde")]
+    pub public: Vec<u8>,
+    /// What is random in the template that it was made from.
+    #[serde(with = "hex::serde")]
+    pub unique: [u8; 32],
+    /// The admitter's certificate for it (`owner::AkCertificate`), as it came.
+    pub certificate: String,
 }
 
 /// A file of the hand-off cannot be written. A folder that is there already is not ours.

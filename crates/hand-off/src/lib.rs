@@ -13,7 +13,9 @@ mod file;
 mod material;
 mod secret_text;
 
-pub use file::{Attachments, HandOff, MATERIAL, MAX_FILE, ReadError, WriteError, read_material};
+pub use file::{
+    Attachments, AttestationKey, HandOff, MATERIAL, MAX_FILE, ReadError, WriteError, read_material,
+};
 pub use material::{
     AdmissionMaterial, ClusterMaterial, ControlPlaneFiles, InitMaterial, JoinMaterial,
     KubeletMaterial, KubernetesMaterial, ProgressMaterial,

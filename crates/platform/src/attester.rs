@@ -156,6 +156,16 @@ impl Attester {
         }
     }
 
+    /// Public area and `unique` of the attestation key, where it is one that an admitter sees activated
+    /// and may certify.
+    #[must_use]
+    pub fn certifiable_key(&self) -> Option<(&[u8], &[u8; 32])> {
+        match self {
+            Self::Tpm(tpm) => Some((&tpm.identity().ak_public, tpm.unique())),
+            Self::AzureSevSnp(_) | Self::SevSnp(_) | Self::SevSnpVtpm(..) => None,
+        }
+    }
+
     /// Evidence for `bound`, with a quote of the SHA-256 PCRs `pcrs` where the kind has one; activates
     /// the challenge before, where there is one.
     ///

@@ -20,6 +20,13 @@ use std::time::Duration;
 /// How long one call may take; the server writes durably before it answers.
 const CALL_TIME: Duration = Duration::from_secs(30);
 
+/// What every ticket gives, two of it sealed.
+struct Given<'a> {
+    data_key: &'a SealedSecret,
+    material: Option<&'a SealedSecret>,
+    ak_certificate: Option<&'a String>,
+}
+
 impl Unlock<'_> {
     /// Gets a channel on one of `paths`, however long that takes.
     pub(super) fn admit(&mut self, paths: &[AdmissionPath]) -> Result<Event, Failure> {
@@ -118,9 +125,13 @@ impl Unlock<'_> {
         ticket: &JoinTicket,
         kubelet: Option<KubeletKeys>,
     ) -> Event {
-        let sealed = (&ticket.data_key, ticket.material.as_ref());
+        let given = Given {
+            data_key: &ticket.data_key,
+            material: ticket.material.as_ref(),
+            ak_certificate: ticket.ak_certificate.as_ref(),
+        };
         let keys = (ticket.cluster_id, ticket.key_version);
-        match self.keep(disk, (names, keys), sealed, kubelet) {
+        match self.keep(disk, (names, keys), given, kubelet) {
             Some(()) => Event::JoinTicket,
             None => Event::Failed(NodeFailure::Lost),
         }
@@ -151,10 +162,14 @@ impl Unlock<'_> {
             Some(Ok(ticket)) => ticket,
             other => return Ok(failed("ticket", other)),
         };
-        let sealed = (&ticket.data_key, ticket.material.as_ref());
+        let given = Given {
+            data_key: &ticket.data_key,
+            material: ticket.material.as_ref(),
+            ak_certificate: ticket.ak_certificate.as_ref(),
+        };
         let names = (ticket.node_name.clone(), ticket.role);
         let keys = (ticket.cluster_id, key_version);
-        Ok(match self.keep(disk, (names, keys), sealed, kubelet) {
+        Ok(match self.keep(disk, (names, keys), given, kubelet) {
             Some(()) => Event::RejoinTicket {
                 recorded: ticket.generation,
             },
@@ -216,16 +231,21 @@ impl Unlock<'_> {
         &mut self,
         disk: DiskId,
         ((node_name, role), (cluster, key_version)): ((NodeName, Role), (ClusterId, KeyVersion)),
-        (data_key, material): (&SealedSecret, Option<&SealedSecret>),
+        given: Given<'_>,
         kubelet: Option<KubeletKeys>,
     ) -> Option<()> {
         let peer = self.client()?.peer();
         let path = peer.path();
         let unsealable = |error: SealError| report("ticket", &error);
         let open = |sealed| self.sealing_key.open_data_key(sealed, peer.binding());
-        let data_key = open(data_key).map_err(unsealable).ok()?;
+        let data_key = open(given.data_key).map_err(unsealable).ok()?;
         let open = |sealed| self.sealing_key.open_material(sealed, peer.binding());
-        let material = material.map(open).transpose().map_err(unsealable).ok()?;
+        let material = given
+            .material
+            .map(open)
+            .transpose()
+            .map_err(unsealable)
+            .ok()?;
         step("ticket")
             .with("path", path)
             .with("disk", disk)
@@ -244,6 +264,7 @@ impl Unlock<'_> {
                 material,
                 kubelet_keys: kubelet_keys.map(|kubelet| kubelet.keys),
             },
+            ak_certificate: given.ak_certificate.cloned(),
         });
         Some(())
     }

@@ -47,6 +47,10 @@ pub struct IssueJoinTicketResponse {
     /// init only
     #[prost(enumeration = "Role", tag = "6")]
     pub role: i32,
+    /// JSON (docs/formats.md): that this session's attestation key is the machine's. No secret. Exactly
+    /// with evidence of a TPM.
+    #[prost(string, tag = "7")]
+    pub ak_certificate: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueRejoinTicketRequest {
@@ -76,6 +80,9 @@ pub struct IssueRejoinTicketResponse {
     /// as in IssueJoinTicketResponse
     #[prost(message, optional, tag = "6")]
     pub material: ::core::option::Option<SealedSecret>,
+    /// as in IssueJoinTicketResponse
+    #[prost(string, tag = "7")]
+    pub ak_certificate: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommitRequest {

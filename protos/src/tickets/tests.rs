@@ -31,6 +31,7 @@ fn rejoin_ticket() -> RejoinTicket {
         node_name: "worker-0".parse().unwrap(),
         role: Role::ControlPlane,
         material: Some(sealed()),
+        ak_certificate: Some("{}".into()),
     }
 }
 
@@ -59,6 +60,12 @@ fn tickets_survive_the_round_trip() {
     assert_eq!(JoinTicket::try_from(message), Ok(join_ticket()));
     let message = join::IssueRejoinTicketResponse::from(rejoin_ticket());
     assert_eq!(RejoinTicket::try_from(message), Ok(rejoin_ticket()));
+    let without = RejoinTicket {
+        ak_certificate: None,
+        ..rejoin_ticket()
+    };
+    let message = join::IssueRejoinTicketResponse::from(without.clone());
+    assert_eq!(RejoinTicket::try_from(message), Ok(without));
     let message = join::RegisterDiskResponse::from(disk());
     assert_eq!(DiskId::try_from(message), Ok(disk()));
 }
@@ -69,6 +76,7 @@ fn join_ticket() -> JoinTicket {
         key_version: KeyVersion::FIRST,
         data_key: sealed(),
         material: Some(sealed()),
+        ak_certificate: Some("{}".into()),
     }
 }
 
@@ -144,7 +152,7 @@ fn malformed_join_requests_name_the_field() {
 
 #[test]
 fn malformed_tickets_are_refused() {
-    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 7] = [
+    let flaws: [fn(&mut join::IssueRejoinTicketResponse); 8] = [
         |ticket| ticket.cluster_id.truncate(31),
         |ticket| ticket.data_key = None,
         |ticket| ticket.data_key.as_mut().unwrap().ciphertext.clear(),
@@ -152,6 +160,7 @@ fn malformed_tickets_are_refused() {
         |ticket| ticket.data_key.as_mut().unwrap().encapsulated_key.push(0),
         |ticket| ticket.node_name.clear(),
         |ticket| ticket.material.as_mut().unwrap().ciphertext = vec![0; MAX_MATERIAL + 1],
+        |ticket| ticket.ak_certificate = " ".repeat(AkCertificate::MAX_LEN + 1),
     ];
     for flaw in flaws {
         let mut message = join::IssueRejoinTicketResponse::from(rejoin_ticket());

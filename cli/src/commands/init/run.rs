@@ -3,6 +3,7 @@
 use admission::Refusal;
 use anyhow::{Context as _, Result, anyhow, bail};
 use api::bootstrap::GetResultResponse;
+use owner::OwnerKey;
 use std::{
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use super::{
     workspace::{Secrets, Workspace},
 };
 use crate::{
-    admit::{self, Counter, Dialler, Stream, Trouble, Unreached},
+    admit::{self, Counter, Dialler, Issuer, Stream, Trouble, Unreached},
     commands::kubeconfig,
     documents, files,
     output::WithHint as _,
@@ -38,6 +39,7 @@ pub(super) struct Run {
     pub(super) workspace: Workspace,
     pub(super) book: Book,
     pub(super) secrets: Secrets,
+    pub(super) owner: Arc<OwnerKey>,
     pub(super) dialler: Dialler,
     /// None once it was told that all is stored.
     pub(super) bootstrapper: Option<Bootstrapper>,
@@ -84,12 +86,15 @@ impl Run {
     async fn serve(&self, stream: Stream, report: &mut Report) -> Result<Served> {
         let image = stream.peer().appraised().image();
         report.step(&format!("attested, image {}; unlocking", printable(image)));
-        let keys = Arc::clone(&self.secrets.keys);
-        let counter = Counter::new(Arc::clone(stream.peer()), self.book.clone(), keys);
+        let issuer = Issuer {
+            keys: Arc::clone(&self.secrets.keys),
+            cluster: self.secrets.cluster.cluster_id,
+            owner: Arc::clone(&self.owner),
+        };
+        let counter = Counter::new(Arc::clone(stream.peer()), self.book.clone(), issuer);
         let registered = Arc::new(AtomicBool::new(false));
         let tickets = Tickets {
             counter: counter.clone(),
-            cluster: self.secrets.cluster.cluster_id,
             node_name: self.args.cluster.node_name.clone(),
             material: Arc::clone(&self.material),
             registered: Arc::clone(&registered),

@@ -7,7 +7,7 @@ use api::{
 };
 use aws_lc_rs::rand;
 use hand_off::InitMaterial;
-use identity::{ClusterId, DiskId, NodeName, Role};
+use identity::{DiskId, NodeName, Role};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -22,7 +22,6 @@ use crate::admit::{Counter, status};
 #[derive(Clone)]
 pub(super) struct Tickets {
     pub(super) counter: Counter<Book>,
-    pub(super) cluster: ClusterId,
     pub(super) node_name: NodeName,
     pub(super) material: Arc<Zeroizing<Vec<u8>>>,
     /// Whether the node took a disk id.
@@ -70,10 +69,11 @@ impl Tickets {
         let material = self.named_material()?;
         Ok(InitTicket {
             ticket: JoinTicket {
-                cluster_id: self.cluster,
+                cluster_id: self.counter.cluster(),
                 key_version: release.key_version(),
                 data_key,
                 material: Some(self.counter.seal_material(&material)?),
+                ak_certificate: self.counter.ak_certificate(&release),
             },
             node_name: release.node().clone(),
             role: release.role(),

@@ -5,7 +5,6 @@ use api::{
     RejoinTicket, RejoinTicketRequest,
     join::{self, join_service_server::JoinService},
 };
-use identity::ClusterId;
 use tonic::{Request, Response, Status};
 
 use super::book::Book;
@@ -15,7 +14,6 @@ use crate::admit::{Counter, status};
 #[derive(Clone)]
 pub(super) struct Tickets {
     pub(super) counter: Counter<Book>,
-    pub(super) cluster: ClusterId,
 }
 
 impl Tickets {
@@ -29,12 +27,13 @@ impl Tickets {
         };
         let (release, data_key) = self.counter.release(ticket)?;
         Ok(RejoinTicket {
-            cluster_id: self.cluster,
+            cluster_id: self.counter.cluster(),
             generation: release.generation(),
             data_key,
             node_name: release.node().clone(),
             role: release.role(),
             material: None,
+            ak_certificate: self.counter.ak_certificate(&release),
         })
     }
 }

@@ -11,7 +11,34 @@ fn hand_off() -> HandOff {
         disk_uuid: DiskId::from_random([0xff; 16]),
         generation: Generation(7),
         state_device: "/dev/mapper/constellation-state".into(),
+        attestation_key: None,
     }
+}
+
+/// A certified key is a part of the file, and its absence is none.
+#[test]
+fn the_attestation_key_is_handed_over_where_there_is_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("constellation");
+    let certified = HandOff {
+        attestation_key: Some(AttestationKey {
+            public: vec![1, 2],
+            unique: [3; 32],
+            certificate: "{}".into(),
+        }),
+        ..hand_off()
+    };
+    certified.write(&folder, &Attachments::default()).unwrap();
+    assert_eq!(HandOff::read(&folder).unwrap(), certified);
+    let text = fs::read_to_string(folder.join("handoff.json")).unwrap();
+    let key = format!(
+        r#""attestation_key":{{"public":"0102","unique":"{}","certificate":"{{}}"}}"#,
+        "03".repeat(32)
+    );
+    assert!(text.contains(&key), "{text}");
+    let short = text.replace(&"03".repeat(32), &"03".repeat(31));
+    fs::write(folder.join("handoff.json"), short).unwrap();
+    assert!(HandOff::read(&folder).is_err());
 }
 
 #[test]

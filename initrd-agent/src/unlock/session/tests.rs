@@ -15,6 +15,7 @@ fn ticket(material: Option<SealedSecret>) -> RejoinTicket {
         node_name: "worker-0".parse().unwrap(),
         role: Role::Worker,
         material,
+        ak_certificate: None,
     }
 }
 
