@@ -20,6 +20,7 @@ mod recover;
 mod reference_values;
 mod snp;
 mod status;
+mod upgrade;
 mod verify;
 
 /// Confidential Kubernetes: own images, predict their measurements, admit and recover nodes.
@@ -69,6 +70,9 @@ enum Command {
     Recover(recover::Recover),
     /// Show nodes and services of a cluster
     Status(status::ClusterStatus),
+    /// Roll a new image, or new rules, onto a running cluster
+    #[command(subcommand)]
+    Upgrade(upgrade::Command),
     /// Ask running nodes for evidence and appraise it here
     Verify(verify::Verify),
     /// Check audit logs
@@ -97,6 +101,7 @@ impl Cli {
             Command::Kubeconfig(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
             Command::Status(command) => command.run(self.output),
+            Command::Upgrade(command) => command.run(self.output),
             Command::Verify(command) => command.run(self.output),
             Command::Audit(command) => command.run(self.output),
             Command::Completions(command) => command.run(),

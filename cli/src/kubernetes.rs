@@ -6,7 +6,7 @@ use admission::{
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Node},
+    core::v1::{ConfigMap, Node, NodeCondition},
 };
 use kube::{
     Api, Client, Config, ResourceExt as _,
@@ -54,6 +54,16 @@ impl Cluster {
         let client = Client::try_from(config).context("make a Kubernetes client")?;
         let store = KubeStore::new(client.clone());
         Ok(Self { client, store })
+    }
+
+    /// For what only one verb asks.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The admission core's objects.
+    pub(crate) const fn store(&self) -> &KubeStore {
+        &self.store
     }
 
     /// Every node object and every live record, matched by name, in the order of their names.
@@ -118,7 +128,8 @@ impl Cluster {
             .with_context(|| action.name())
     }
 
-    async fn facts(&self) -> Result<ClusterFacts> {
+    /// What everybody in it knows about it.
+    pub(crate) async fn facts(&self) -> Result<ClusterFacts> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let map = maps.get(CLUSTER_CONFIG_MAP).await;
         let map = map.context("read the cluster's parameters")?;
@@ -140,5 +151,17 @@ impl Member {
         let mut addresses = status.addresses.iter().flatten();
         let address = addresses.find(|address| address.type_ == "InternalIP")?;
         Some(&address.address)
+    }
+
+    /// Whether its kubelet says that it is.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready().is_some_and(|ready| ready.status == "True")
+    }
+
+    /// What its kubelet said last about itself.
+    pub(crate) fn ready(&self) -> Option<&NodeCondition> {
+        let status = self.node.as_ref()?.status.as_ref()?;
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|condition| condition.type_ == "Ready")
     }
 }

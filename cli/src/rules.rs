@@ -46,6 +46,11 @@ impl RulesArgs {
         Ok((rules, endorsements))
     }
 
+    /// The file of the signed reference values.
+    pub(crate) fn reference_values(&self) -> &Path {
+        &self.reference_values
+    }
+
     /// Policy and reference values as the owner signed them.
     pub(crate) fn signed(&self) -> Result<[String; 2]> {
         Ok([

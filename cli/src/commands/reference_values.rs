@@ -54,6 +54,13 @@ pub(crate) struct Add {
     /// Name for the image, unique in the file; logs and records carry it
     #[arg(long, value_name = "NAME")]
     image: String,
+    #[command(flatten)]
+    measured: Measured,
+}
+
+/// What an image may do and measures.
+#[derive(Args, Debug)]
+pub(super) struct Measured {
     /// Role its nodes may take; may be repeated
     #[arg(long = "role", required = true, value_name = "ROLE")]
     roles: Vec<Role>,
@@ -82,13 +89,21 @@ impl Add {
             return Err(anyhow::anyhow!("image `{}` is there already", self.image))
                 .hint("give another `--image`, or remove the old one first");
         }
+        document.images.push(self.measured.image(self.image)?);
+        save(&self.file, document)
+    }
+}
+
+impl Measured {
+    /// The image of this name.
+    pub(super) fn image(self, name: String) -> Result<ImageDocument> {
         let mut measurements = Measurements::default();
         for path in &self.measurements {
             let added = measurements.merge(documents::read(path)?);
             added.with_context(|| format!("read `{}`", path.display()))?;
         }
-        document.images.push(ImageDocument {
-            name: self.image,
+        Ok(ImageDocument {
+            name,
             roles: self.roles,
             pcrs: measurements.pcrs,
             sev_snp: measurements.sev_snp,
@@ -97,8 +112,7 @@ impl Add {
                 id_block: None,
             }),
             events: measurements.events,
-        });
-        save(&self.file, document)
+        })
     }
 }
 

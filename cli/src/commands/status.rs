@@ -3,7 +3,7 @@
 use admission::RecordState;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt as _;
 use serde::Serialize;
 use snp::UnixTime;
@@ -121,7 +121,7 @@ impl NodeShown {
         let info = status.and_then(|status| status.node_info.as_ref());
         Self {
             name: member.name.clone(),
-            ready: member.node.as_ref().map(is_ready),
+            ready: member.node.as_ref().map(|_| member.is_ready()),
             kubelet: info.map(|info| info.kubelet_version.clone()),
             address: member.address().map(ToOwned::to_owned),
             role: record.map(|record| record.role.to_string()),
@@ -181,14 +181,6 @@ impl ServiceShown {
             self.image.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }
-}
-
-fn is_ready(node: &Node) -> bool {
-    let status = node.status.as_ref();
-    let mut conditions = status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 impl fmt::Display for Shown {

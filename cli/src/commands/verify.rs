@@ -27,12 +27,12 @@ use crate::{
     output::{OutputFormat, Status, table},
     rules::RulesArgs,
 };
-use ask::{Finding, Outcome, Verifier};
-use target::Target;
+pub(super) use ask::{Finding, Outcome, Verifier};
+pub(super) use target::Target;
 
 /// Exit statuses beside those that every command has.
-const REFUSED: u8 = 3;
-const UNAVAILABLE: u8 = 4;
+pub(super) const REFUSED: u8 = 3;
+pub(super) const UNAVAILABLE: u8 = 4;
 
 /// Ask running nodes for evidence and appraise it here.
 ///
@@ -102,7 +102,7 @@ async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Result<Target, Box<Finding>
 }
 
 /// All at a time: a node's TPM takes longer than everything here. The findings are in the order asked.
-async fn ask_all(
+pub(super) async fn ask_all(
     verifier: &Arc<Verifier>,
     nodes: Vec<Result<Target, Box<Finding>>>,
     limit: Duration,

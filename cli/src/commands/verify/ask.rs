@@ -29,25 +29,25 @@ const MAX_ANSWER: usize = 512 * 1024;
 
 /// The operator's verifier.
 #[derive(Debug)]
-pub(super) struct Verifier {
-    pub(super) rules: Appraiser,
-    pub(super) endorsements: Option<Endorsements>,
-    pub(super) cluster: ClusterId,
+pub(in crate::commands) struct Verifier {
+    pub(in crate::commands) rules: Appraiser,
+    pub(in crate::commands) endorsements: Option<Endorsements>,
+    pub(in crate::commands) cluster: ClusterId,
 }
 
 /// What was found about one node.
 #[derive(Debug, Serialize)]
-pub(super) struct Finding {
+pub(in crate::commands) struct Finding {
     /// The name that was asked for, or that the node states.
     name: Option<NodeName>,
     address: String,
     #[serde(flatten)]
-    pub(super) outcome: Outcome,
+    pub(in crate::commands) outcome: Outcome,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
-pub(super) enum Outcome {
+pub(in crate::commands) enum Outcome {
     /// All of it fits.
     Verified(Proven),
     /// Something does not.
@@ -58,8 +58,8 @@ pub(super) enum Outcome {
 
 /// What is proven of a node.
 #[derive(Debug, Serialize)]
-pub(super) struct Proven {
-    image: String,
+pub(in crate::commands) struct Proven {
+    pub(in crate::commands) image: String,
     roles: Vec<Role>,
     pub(super) evidence: &'static str,
     /// The machine, where the evidence names one.
@@ -73,7 +73,7 @@ pub(super) struct Proven {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Refused {
+pub(in crate::commands) struct Refused {
     error: String,
     checks: Vec<Check>,
     /// What the node's event log, an untrusted text, says about it.
@@ -100,7 +100,11 @@ impl Verifier {
     ///
     /// # Errors
     /// When this side fails.
-    pub(super) async fn ask(&self, target: Target, limit: Duration) -> Result<Finding> {
+    pub(in crate::commands) async fn ask(
+        &self,
+        target: Target,
+        limit: Duration,
+    ) -> Result<Finding> {
         let mut name = target.name.clone();
         let answer = timeout(limit, self.question(&target, &mut name)).await;
         let late = || Failure::Unavailable(format!("no answer within {} s", limit.as_secs()));
@@ -293,7 +297,7 @@ impl Finding {
     }
 
     /// Why it is not verified.
-    pub(super) fn explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(in crate::commands) fn explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
             Outcome::Verified(_) => Ok(()),
             Outcome::Unavailable { error } => writeln!(f, "\n{}: {error}", self.address),

@@ -15,7 +15,7 @@ const PORT: u16 = 30081;
 
 /// A node to ask: where, and who it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(in crate::commands) struct Target {
     /// Who must answer, if that is known.
     pub(super) name: Option<NodeName>,
     /// Host and port.
@@ -29,7 +29,7 @@ impl Target {
     ///
     /// # Errors
     /// What is known without asking it.
-    pub(super) fn of(member: &Member) -> Result<Self, Box<Finding>> {
+    pub(in crate::commands) fn of(member: &Member) -> Result<Self, Box<Finding>> {
         let place = member.address().and_then(authority);
         let Some(record) = &member.record else {
             return Err(Finding::without_record(&member.name, place).into());
