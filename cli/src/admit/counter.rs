@@ -91,11 +91,7 @@ impl<L> Clone for Counter<L> {
 }
 
 impl<L: Ledger> Counter<L> {
-    pub(crate) fn new(
-        node: Arc<AcceptedAttester<Appraised>>,
-        ledger: L,
-        issuer: Issuer,
-    ) -> Self {
+    pub(crate) fn new(node: Arc<AcceptedAttester<Appraised>>, ledger: L, issuer: Issuer) -> Self {
         let state = State {
             ledger,
             released: None,

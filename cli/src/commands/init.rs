@@ -93,7 +93,11 @@ impl Init {
                 .hint("put it back: without it nobody can follow this init to its end");
         }
         let run = Run {
-            dialler: Dialler::new(self.desk.desk(Arc::clone(&owner))?, self.node, AdmissionPath::Init)?,
+            dialler: Dialler::new(
+                self.desk.desk(Arc::clone(&owner))?,
+                self.node,
+                AdmissionPath::Init,
+            )?,
             bootstrapper: progress
                 .as_ref()
                 .map(|progress| Bootstrapper::new(self.node, progress))

@@ -75,8 +75,7 @@ impl Recover {
             owner,
         };
         let book = Book::open(&self.records)?;
-        let recovered =
-            admit::runtime()?.block_on(self.recover(&dialler, issuer, book))?;
+        let recovered = admit::runtime()?.block_on(self.recover(&dialler, issuer, book))?;
         output.print(&recovered)
     }
 
@@ -97,12 +96,7 @@ impl Recover {
         Ok((cluster, keys))
     }
 
-    async fn recover(
-        &self,
-        dialler: &Dialler,
-        issuer: Issuer,
-        book: Book,
-    ) -> Result<Recovered> {
+    async fn recover(&self, dialler: &Dialler, issuer: Issuer, book: Book) -> Result<Recovered> {
         let progress = spinner();
         let stream = self.attest(dialler, &progress).await?;
         let image = stream.peer().appraised().image().to_owned();
