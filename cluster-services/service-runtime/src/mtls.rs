@@ -106,27 +106,7 @@ impl fmt::Debug for TlsPem<'_> {
     }
 }
 
-impl TlsFiles {
-    /// The files in the order of [`TlsPem::of_files`], for a [`FileWatch`](crate::watch::FileWatch)
-    /// that follows their rotation.
-    #[must_use]
-    pub fn paths(&self) -> [PathBuf; 3] {
-        [&self.certificate, &self.private_key, &self.peer_ca].map(Clone::clone)
-    }
-}
-
-impl<'a> TlsPem<'a> {
-    /// The contents of [`TlsFiles::paths`]; absent ones are empty and refused later.
-    #[must_use]
-    pub fn of_files(contents: &'a [Vec<u8>]) -> Self {
-        let at = |index: usize| contents.get(index).map_or(&[][..], Vec::as_slice);
-        Self {
-            certificate: at(0),
-            private_key: at(1),
-            peer_ca: at(2),
-        }
-    }
-
+impl TlsPem<'_> {
     /// A server that wants a client certificate from everybody.
     ///
     /// # Errors
@@ -459,17 +439,23 @@ mod tests {
         let mut params = CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem().into_bytes();
-        let files = [pem.clone(), key.serialize_pem().into_bytes(), pem];
-        let whole = TlsPem::of_files(&files);
+        let key = key.serialize_pem().into_bytes();
+        let whole = TlsPem {
+            certificate: &pem,
+            private_key: &key,
+            peer_ca: &pem,
+        };
         whole.server_config().unwrap();
         whole.client_config().unwrap();
-        for missing in 0..3 {
-            let mut files = files.clone();
-            files[missing].clear();
-            let part = TlsPem::of_files(&files);
-            assert!(part.server_config().is_err(), "{missing}");
-            assert!(part.client_config().is_err(), "{missing}");
-        }
+        let without = |clear: fn(&mut TlsPem<'_>)| {
+            let mut part = whole;
+            clear(&mut part);
+            assert!(part.server_config().is_err());
+            assert!(part.client_config().is_err());
+        };
+        without(|pem| pem.certificate = &[]);
+        without(|pem| pem.private_key = &[]);
+        without(|pem| pem.peer_ca = &[]);
         assert_eq!(format!("{whole:?}"), "TlsPem(..)");
     }
 

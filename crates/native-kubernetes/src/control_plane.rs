@@ -21,7 +21,6 @@ use std::{
     fs,
     future::Future,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -122,12 +121,6 @@ impl ControlPlane {
         control_plane.start_api_server()?;
         control_plane.start_others()?;
         Ok(control_plane)
-    }
-
-    /// Where the API server listens.
-    #[must_use]
-    pub fn api_address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.ports.api).into()
     }
 
     /// The certificate of the cluster's authority, PEM.
@@ -290,15 +283,6 @@ impl ControlPlane {
                 Err(_) => false,
             }
         })
-    }
-
-    /// Kills the API server and starts it again.
-    ///
-    /// # Errors
-    /// If it does not become ready.
-    pub fn restart_api_server(&mut self) -> Result<()> {
-        self.kill_api_server()?;
-        self.start_api_server()
     }
 
     /// Stops the API server's process where it is: connections stay open and nothing answers.

@@ -40,12 +40,3 @@ pub enum Exit {
     #[error("header: never committed, wiped, reboot to join as new")]
     StartOver,
 }
-
-impl Exit {
-    /// Whether to reboot at once instead of powering off: only where the next boot goes on by
-    /// itself.
-    #[must_use]
-    pub const fn reboots(self) -> bool {
-        matches!(self, Self::StartOver)
-    }
-}
