@@ -1,6 +1,6 @@
 //! The cluster, and what an operator does with it.
 
-use crate::{Node, Owner, TpmAuthority, images};
+use crate::{Node, Owner, TpmAuthority, balancer::Balancer, images};
 use anyhow::{Context as _, Result, bail};
 use child_process::run;
 use kubernetes_binaries::Kubernetes;
@@ -27,6 +27,7 @@ pub struct Cluster {
     owner: Owner,
     authority: TpmAuthority,
     network: Network,
+    balancer: Option<Balancer>,
     kubernetes: Kubernetes,
     images: PathBuf,
     _folder: TempDir,
@@ -48,10 +49,21 @@ impl Cluster {
             owner: Owner::new(&folder.path().join("owner"), &authority)?,
             authority,
             network: Network::start()?,
+            balancer: None,
             kubernetes,
             images,
             _folder: folder,
         })
+    }
+
+    /// The same, with an API endpoint that is no node's address: one that outlives any of them.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_balancer() -> Result<Self> {
+        let mut cluster = Self::new()?;
+        cluster.balancer = Some(Balancer::start(&cluster.network)?);
+        Ok(cluster)
     }
 
     /// The owner.
@@ -74,8 +86,8 @@ impl Cluster {
         self.nodes.get_mut(index).context("no such node")
     }
 
-    /// Adds a machine, switched on and booting: it asks the first node's join service, if there is
-    /// one yet, and waits for a push else.
+    /// Adds a machine, switched on and booting: it asks the join services of the control-plane nodes, if
+    /// there are any yet, and waits for a push else.
     ///
     /// # Errors
     /// If the machine cannot be made.
@@ -100,6 +112,11 @@ impl Cluster {
             (name, number),
             role,
         )?;
+        if let Some(balancer) = &self.balancer
+            && (self.nodes.is_empty() || node.is_control_plane())
+        {
+            balancer.add(Network::address(number));
+        }
         self.nodes.push(node);
         self.boot(self.nodes.len() - 1)
     }
@@ -123,10 +140,15 @@ impl Cluster {
     }
 
     fn boot(&mut self, index: usize) -> Result<()> {
-        let endpoints = match index {
-            0 => Vec::new(),
-            _ => vec![format!("{}:{JOIN_PORT}", Network::address(1))],
-        };
+        // The first node becomes one by its init, whatever its host hints.
+        let serving = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(at, node)| *at != index && (*at == 0 || node.is_control_plane()));
+        let endpoints: Vec<_> = serving
+            .map(|(_, node)| format!("{}:{JOIN_PORT}", node.address()))
+            .collect();
         let node = self.nodes.get_mut(index).context("no such node")?;
         node.boot(self.owner.fingerprint(), &endpoints, &self.images)
     }
@@ -142,7 +164,11 @@ impl Cluster {
         self.owner.judge(&mut command);
         self.owner.act(&mut command);
         command.args(["--node-name", &name]);
-        command.args(["--endpoint", &format!("{}:6443", Network::address(1))]);
+        let endpoint = match &self.balancer {
+            Some(_) => Balancer::endpoint(),
+            None => format!("{}:6443", Network::address(1)),
+        };
+        command.args(["--endpoint", &endpoint]);
         command.args(["--kubernetes-version", self.kubernetes.version().as_str()]);
         command.args(["--pod-subnet", "10.20.0.0/16"]);
         command.args(["--service-subnet", "10.96.0.0/16"]);

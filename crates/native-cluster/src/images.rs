@@ -1,13 +1,10 @@
 //! The container images that an OS image would have inside.
 
 use anyhow::Result;
+use container_images::{SERVICES, kubernetes_images, service_image};
 use kubernetes_binaries::Kubernetes;
-use native_kubernetes::{Image, kubernetes_images};
 use qemu_tests::program;
 use std::{fs, path::Path};
-
-/// The services that run in the cluster, and the users that they run as.
-const SERVICES: [&str; 3] = ["join-service", "key-service", "verification-service"];
 
 /// Writes all archives into a folder.
 ///
@@ -17,14 +14,7 @@ pub(crate) fn write(kubernetes: &Kubernetes, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     kubernetes_images(kubernetes, folder)?;
     for service in SERVICES {
-        let path = format!("/usr/bin/{service}");
-        let name = format!(
-            "constellation.internal/{service}:{}",
-            env!("CARGO_PKG_VERSION")
-        );
-        Image::new(&name, &[&path])
-            .program(&program(service)?, &path)?
-            .write(&folder.join(format!("{service}.tar")))?;
+        service_image(service, &program(service)?, folder)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! things are not as on a whole machine: [`native_agent`] has a folder for a state disk, and what a boot
 //! measures is extended into the TPM by [`Tpm`], in the place of firmware and kernel.
 
+mod balancer;
 mod cluster;
 mod images;
 mod node;

@@ -7,7 +7,12 @@ use native_agent::Settings;
 use native_kubernetes::{IsolatedNode, Network};
 use qemu_tests::program;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::symlink,
+    path::Path,
+    time::Duration,
+};
 
 /// Where the bootstrapper says that the kubelet may start.
 const START_KUBELET: &str = "/run/constellation/start-kubelet";
@@ -53,6 +58,18 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         self.isolated.name()
+    }
+
+    /// The address in the network.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.isolated.address()
+    }
+
+    /// Whether its host hints that it be a control-plane node.
+    #[must_use]
+    pub fn is_control_plane(&self) -> bool {
+        self.role == "control-plane"
     }
 
     /// The namespaces.

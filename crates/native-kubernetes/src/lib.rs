@@ -16,15 +16,14 @@ mod certificates;
 mod cgroups;
 mod control_plane;
 mod folder;
-mod image;
 mod kubeadm;
 mod network;
 mod node;
 mod relay;
 
 pub use access::Access;
+pub use container_images::{Image, kubernetes_images};
 pub use control_plane::{ControlPlane, Options};
-pub use image::{Image, kubernetes_images};
 pub use kubeadm::{Join, init, join, kubectl};
 pub use kubernetes_binaries::{Kubernetes, Version};
 pub use network::Network;

@@ -3,6 +3,7 @@
 use crate::{cgroups, folder::Folder, network::Network};
 use anyhow::{Context as _, Result, bail};
 use child_process::{Process, contained, run};
+use container_images::PAUSE;
 use kubernetes_binaries::Kubernetes;
 use std::{
     ffi::OsStr,
@@ -19,9 +20,6 @@ const INIT: &str = include_str!("node/init.sh");
 
 /// What starts the kubelet.
 const KUBELET: &str = include_str!("node/kubelet.sh");
-
-/// The sandbox image, which kubeadm 1.20 names as well. It is imported like any other.
-pub(crate) const PAUSE: &str = "k8s.gcr.io/pause:3.2";
 
 /// Where the container runtime listens.
 pub(crate) const RUNTIME: &str = "/run/containerd/containerd.sock";

@@ -159,6 +159,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const TOOLS: &[&str] = &[
     "bench",
     "child-process",
+    "container-images",
     "guest-attester",
     "kubernetes-binaries",
     "native-agent",
