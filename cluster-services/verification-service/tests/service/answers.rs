@@ -5,12 +5,14 @@ use api::{
     atls,
     verify::{GetAttestationRequest, GetIdentityRequest},
 };
-use appraisal::{AppraisalError, Membership};
+use appraisal::{AppraisalError, KeyProof, Membership};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use evidence::{AttesterClaim, Evidence, Nonce, TpmEvidence, TpmIdentity};
+use hand_off::AttestationKey;
+use owner::{AkCertificate, OwnerKey, Seed};
 use serde_json::Value;
 use tonic::Code;
-use tpm::{AttestationKey, EndorsementKey, make_credential};
+use tpm::{EndorsementKey, make_credential};
 
 fn request(nonce: &Nonce) -> GetAttestationRequest {
     GetAttestationRequest {
@@ -71,7 +73,7 @@ async fn a_bad_challenge_does_not_close_the_device() {
         panic!("not a TPM");
     };
     let ek = EndorsementKey::parse(&tpm.ek_public).unwrap();
-    let ak = AttestationKey::parse(&tpm.ak_public).unwrap();
+    let ak = ::tpm::AttestationKey::parse(&tpm.ak_public).unwrap();
     let credential = |length| {
         let made = make_credential(&ek, ak.name(), &[7; 32][..length]).unwrap();
         atls::TpmChallenge {
@@ -151,6 +153,78 @@ async fn a_get_says_that_its_key_is_unproven_and_the_rest_holds() {
     });
     assert_eq!(stated.unwrap().image(), "v1");
     running.stop().await;
+}
+
+/// What the agent was admitted with, made again by the service: one question and one answer prove it.
+#[tokio::test]
+async fn a_get_shows_the_certificate_of_the_admission() {
+    let machine = Machine::new();
+    let running = Running::with_key(&machine, machine.key.clone()).await;
+    let nonce = Nonce([9; 32]);
+    let target = format!("/?nonce={}", hex(&nonce.0));
+    let (status, body) = get(running.http, &target).await;
+    assert_eq!(status, 200, "{body}");
+    let document = json(&body);
+    assert_eq!(document["attestation_key"], "certified-at-admission");
+    let certificate = document["ak_certificate"].to_string();
+    let certificate = AkCertificate::parse(certificate.as_bytes()).unwrap();
+    let (claim, evidence) = parse(&document);
+    let appraiser = machine.appraiser();
+    let verify = |owner: u8, nonce: &Nonce| {
+        let owner = OwnerKey::from_seed(&Seed::from_slice(&[owner; 32]).unwrap());
+        let owner = owner.unwrap().public_key().fingerprint();
+        judge(nonce, &evidence, |statement| {
+            appraiser.verify_certified(&claim, (&certificate, &owner), statement)
+        })
+    };
+    let verified = verify(1, &nonce).unwrap();
+    assert_eq!(verified.image(), "v1");
+    assert_eq!(verified.key_proof(), KeyProof::Certified);
+    let replayed = verify(1, &Nonce([10; 32]));
+    assert!(matches!(replayed, Err(AppraisalError::Binding { .. })));
+    let foreign = verify(2, &nonce);
+    assert!(matches!(foreign, Err(AppraisalError::AkCertificate(_))));
+
+    // The two calls prove the same key anew, and a restart changes nothing about it.
+    let mut client = running.client().await;
+    let identity = client.get_identity(GetIdentityRequest {}).await.unwrap();
+    let stated = identity.into_inner().parse().unwrap();
+    assert_eq!(stated.claim, claim);
+    let (challenged, made) = challenge(&appraiser, &stated.claim);
+    let mut ask = request(&nonce);
+    ask.challenge = Some(made.into());
+    running.stop().await;
+    let running = Running::with_key(&machine, machine.key.clone()).await;
+    let answer = running.client().await.get_attestation(ask).await.unwrap();
+    let (_, evidence, activated) = answer.into_inner().parse().unwrap();
+    let verified = judge(&nonce, &evidence, |statement| {
+        appraiser.verify(challenged, activated.as_deref(), statement)
+    });
+    assert_eq!(verified.unwrap().key_proof(), KeyProof::Activated);
+    running.stop().await;
+}
+
+/// A certificate is shown with its own key alone: another TPM makes another one.
+#[tokio::test]
+async fn a_key_that_is_not_the_certified_one_is_unproven() {
+    let (machine, other) = (Machine::new(), Machine::new());
+    let no_object = AttestationKey {
+        certificate: "[1]".into(),
+        ..machine.key.clone()
+    };
+    let other_unique = AttestationKey {
+        unique: [9; 32],
+        ..machine.key.clone()
+    };
+    for key in [other.key, no_object, other_unique] {
+        let running = Running::with_key(&machine, key).await;
+        let (status, body) = get(running.http, &format!("/?nonce={}", "09".repeat(32))).await;
+        assert_eq!(status, 200, "{body}");
+        let document = json(&body);
+        assert_eq!(document["attestation_key"], "unproven");
+        assert_eq!(document["ak_certificate"], Value::Null);
+        running.stop().await;
+    }
 }
 
 fn bytes(value: &Value) -> Vec<u8> {

@@ -2,11 +2,13 @@
 
 use api::verify::verification_service_client::VerificationServiceClient;
 use appraisal::{
-    Appraiser, Challenged, CredentialSecret, Endorsements, Policy, REQUIRED_PCRS, ReferenceValues,
-    Statement,
+    Appraiser, AttesterIdentity, Challenged, CredentialSecret, Endorsements, Policy, REQUIRED_PCRS,
+    ReferenceValues, Statement,
 };
-use evidence::{AttesterClaim, Evidence, Nonce, Subject, TpmChallenge};
-use identity::{ClusterId, NodeName};
+use evidence::{AdmissionPath, AttesterClaim, Evidence, Nonce, Subject, TpmChallenge, TpmIdentity};
+use hand_off::{Attachments, AttestationKey, HandOff};
+use identity::{ClusterId, DiskId, Generation, NodeName, Role};
+use owner::{AdmittedKey, AkCertificate, OwnerKey, Seed};
 use platform::tpm::{TpmAttester, TpmDevice};
 use serde_json::{Value, json};
 use service_runtime::{Shutdown, shutdown::Trigger};
@@ -39,6 +41,8 @@ pub(crate) struct Machine {
     pub(crate) authority: Authority,
     pub(crate) tpm: SoftwareTpm,
     pcrs: BTreeMap<u32, [u8; 32]>,
+    /// The attestation key that the agent was admitted with.
+    pub(crate) key: AttestationKey,
 }
 
 impl Machine {
@@ -50,7 +54,14 @@ impl Machine {
         let pcrs = agent.quote(&[0; 32], &REQUIRED_PCRS).unwrap().pcrs;
         // As the agent does it.
         agent.extend(15, &CLUSTER).unwrap();
+        let identity = agent.identity();
+        let key = AttestationKey {
+            public: identity.ak_public.clone(),
+            unique: *agent.unique(),
+            certificate: certify(identity, &owner()).encode(),
+        };
         Self {
+            key,
             authority,
             tpm,
             pcrs,
@@ -81,6 +92,25 @@ impl Machine {
         )
         .unwrap()
     }
+}
+
+/// Who admitted the machines here.
+pub(crate) fn owner() -> OwnerKey {
+    OwnerKey::from_seed(&Seed::from_slice(&[1; 32]).unwrap()).unwrap()
+}
+
+/// What an admission says of the attestation key of `identity`.
+fn certify(identity: &TpmIdentity, owner: &OwnerKey) -> AkCertificate {
+    let ek = tpm::EndorsementKey::parse(&identity.ek_public).unwrap();
+    let ak = tpm::AttestationKey::parse(&identity.ak_public).unwrap();
+    owner.certify_key(AdmittedKey {
+        attestation_key: ak.name().digest(),
+        attester: *AttesterIdentity::of_key(ek.name()).machine().unwrap(),
+        cluster: ClusterId::from_bytes(CLUSTER),
+        disk: DiskId::from_bytes([5; 16]),
+        node: NODE.parse().unwrap(),
+        issued: 0,
+    })
 }
 
 pub(crate) fn challenge(
@@ -124,15 +154,42 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the service with its TPM at `socket`, and `limits` as the configuration has them.
     pub(crate) async fn start(socket: &Path, limits: &str) -> Self {
+        let node = format!("name = \"{NODE}\"\ncluster_id = \"{}\"\n", hex(&CLUSTER));
+        Self::start_as(&node, socket, limits).await
+    }
+
+    /// On this machine, with what the agent would hand over: `key` included.
+    pub(crate) async fn with_key(machine: &Machine, key: AttestationKey) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let hand_off = HandOff {
+            version: 1,
+            path: AdmissionPath::Join,
+            cluster_id: ClusterId::from_bytes(CLUSTER),
+            node_name: NODE.parse().unwrap(),
+            role: Role::Worker,
+            disk_uuid: DiskId::from_bytes([5; 16]),
+            generation: Generation::FIRST,
+            state_device: "/dev/mapper/constellation-state".into(),
+            attestation_key: Some(key),
+        };
+        let path = folder.path().join("hand-off");
+        hand_off.write(&path, &Attachments::default()).unwrap();
+        let node = format!("hand_off = \"{}\"\n", path.display());
+        let socket = machine.tpm.socket().unwrap();
+        let running = Self::start_as(&node, &socket, "").await;
+        running.wait_ready().await;
+        running
+    }
+
+    async fn start_as(node: &str, socket: &Path, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("cmdline"), "quiet constellation.evidence=tpm\n").unwrap();
         let config = format!(
             "http_listen = \"127.0.0.1:0\"\ngrpc_listen = \"127.0.0.1:0\"\n\
              admin_listen = \"127.0.0.1:0\"\ndrain_seconds = 10\n\
-             [node]\nname = \"{NODE}\"\ncluster_id = \"{}\"\n\
+             [node]\n{node}\
              [devices]\ncommand_line = \"{}\"\ntpm = \"unix:{}\"\n[limits]\n{limits}\n",
-            hex(&CLUSTER),
             path("cmdline").display(),
             socket.display(),
         );
