@@ -5,12 +5,15 @@
 
 mod ask;
 mod checked;
+mod saved;
 mod target;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use identity::ClusterId;
+use evidence::Nonce;
+use identity::{ClusterId, NodeName};
 use indicatif::ProgressBar;
+use owner::OwnerFingerprint;
 use serde::Serialize;
 use std::{
     fmt,
@@ -28,6 +31,7 @@ use crate::{
     rules::RulesArgs,
 };
 pub(super) use ask::{Finding, Outcome, Verifier};
+use saved::Asked;
 pub(super) use target::Target;
 
 /// Exit statuses beside those that every command has.
@@ -42,12 +46,21 @@ pub(super) const UNAVAILABLE: u8 = 4;
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
     /// Nodes: `[NAME=]ADDRESS[:PORT]`, port 30081 unless it is given; with a NAME, the node must state it
-    #[arg(required_unless_present = "kubeconfig")]
+    #[arg(required_unless_present_any = ["document", "kubeconfig"])]
     nodes: Vec<Target>,
     /// Ask every node of the cluster instead, and compare each with its node record; the administrator's
     /// kubeconfig
     #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
     kubeconfig: Option<PathBuf>,
+    /// Judge a saved answer to `GET /?nonce=NONCE` instead, and ask nobody
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "kubeconfig"], requires = "nonce")]
+    document: Option<PathBuf>,
+    /// The nonce that the document was asked for with: 64 hexadecimal digits, or base64url
+    #[arg(long, requires = "document", value_parser = saved::parse_nonce)]
+    nonce: Option<Nonce>,
+    /// The node that the document must be of
+    #[arg(long, value_name = "NAME", requires = "document")]
+    name: Option<NodeName>,
     /// The owner's public key
     #[arg(long, value_name = "FILE")]
     owner: PathBuf,
@@ -63,27 +76,39 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
-        let verifier = Arc::new(self.verifier()?);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the runtime")?;
-        let limit = Duration::from_secs(self.timeout);
-        let findings = runtime.block_on(async {
-            let nodes = match &self.kubeconfig {
-                Some(kubeconfig) => of_cluster(kubeconfig).await?,
-                None => self.nodes.into_iter().map(Ok).collect(),
-            };
-            ask_all(&verifier, nodes, limit).await
-        })?;
+        let owner = documents::owner_public_key(&self.owner)?.fingerprint();
+        let verifier = Arc::new(self.verifier(&owner)?);
+        let findings = match (&self.document, self.nonce) {
+            (Some(document), Some(nonce)) => {
+                let name = self.name.clone();
+                let owner = &owner;
+                let asked = Asked { nonce, name, owner };
+                vec![saved::judge(&verifier, document, asked)?]
+            }
+            _ => self.ask(&verifier)?,
+        };
         let report = Report::new(&verifier, findings);
         output.print(&report)?;
         report.status().map_or(Ok(()), |status| Err(status.into()))
     }
 
-    fn verifier(&self) -> Result<Verifier> {
-        let owner = documents::owner_public_key(&self.owner)?.fingerprint();
-        let (rules, endorsements) = self.rules.open(&owner)?;
+    fn ask(self, verifier: &Arc<Verifier>) -> Result<Vec<Finding>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        let limit = Duration::from_secs(self.timeout);
+        runtime.block_on(async {
+            let nodes = match &self.kubeconfig {
+                Some(kubeconfig) => of_cluster(kubeconfig).await?,
+                None => self.nodes.into_iter().map(Ok).collect(),
+            };
+            ask_all(verifier, nodes, limit).await
+        })
+    }
+
+    fn verifier(&self, owner: &OwnerFingerprint) -> Result<Verifier> {
+        let (rules, endorsements) = self.rules.open(owner)?;
         Ok(Verifier {
             rules,
             endorsements,
@@ -168,7 +193,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = [
-            "NODE", "ADDRESS", "RESULT", "IMAGE", "ROLES", "EVIDENCE", "CLUSTER",
+            "NODE", "ADDRESS", "RESULT", "IMAGE", "ROLES", "EVIDENCE", "KEY", "CLUSTER",
         ];
         let rows = self.nodes.iter().map(Finding::row);
         f.write_str(&table(&header, rows))?;

@@ -7,11 +7,11 @@ use api::{
 };
 use appraisal::{
     AppraisalError, Appraiser, AttesterIdentity, CredentialSecret, ErrorClass, FailedCheck,
-    Membership, Statement, Verified,
+    KeyProof, Membership, Statement, Verified,
 };
 use aws_lc_rs::rand;
 use endorsements::{Endorsements, Found};
-use evidence::{Nonce, Subject};
+use evidence::{Evidence, Nonce, Subject};
 use identity::{ClusterId, NodeName, Role};
 use serde::Serialize;
 use std::{
@@ -66,6 +66,8 @@ pub(in crate::commands) struct Proven {
     identity: String,
     /// `latched`: by PCR 15. `stated`: by the node's word alone.
     cluster: &'static str,
+    /// How the key that signed is known to be the machine's.
+    attestation_key: &'static str,
     /// The name was asked for; else it is the one that the node states.
     name_expected: bool,
     #[serde(flatten)]
@@ -81,14 +83,14 @@ pub(in crate::commands) struct Refused {
 }
 
 #[derive(Debug, Serialize)]
-struct Check {
+pub(super) struct Check {
     check: String,
     expected: String,
     got: String,
 }
 
 /// Why a node is not verified.
-enum Failure {
+pub(super) enum Failure {
     Refused(Refused),
     Unavailable(String),
     /// This side failed.
@@ -108,17 +110,10 @@ impl Verifier {
         let mut name = target.name.clone();
         let answer = timeout(limit, self.question(&target, &mut name)).await;
         let late = || Failure::Unavailable(format!("no answer within {} s", limit.as_secs()));
-        let outcome = match answer.unwrap_or_else(|_| Err(late())) {
-            Ok(proven) => Outcome::Verified(proven),
-            Err(Failure::Refused(refused)) => Outcome::Refused(refused),
-            Err(Failure::Unavailable(error)) => Outcome::Unavailable { error },
-            Err(Failure::Internal(error)) => return Err(error),
-        };
-        Ok(Finding {
-            name,
-            address: target.authority,
-            outcome,
-        })
+        Finding::of(
+            Target { name, ..target },
+            answer.unwrap_or_else(|_| Err(late())),
+        )
     }
 
     async fn question(
@@ -137,7 +132,7 @@ impl Verifier {
         let identity = client.get_identity(GetIdentityRequest {}).await?;
         let stated = identity.into_inner().parse()?;
         let expected = name.get_or_insert_with(|| stated.name.clone());
-        self.compare(&stated, expected)?;
+        compare(&self.cluster, &stated, expected)?;
         let secret = CredentialSecret::try_fill(|secret| rand::fill(secret));
         let secret = secret.context("random bytes").map_err(Failure::Internal)?;
         let (challenged, challenge) = self.rules.challenge(&stated.claim, secret)?;
@@ -155,10 +150,7 @@ impl Verifier {
             return Err(Failure::Unavailable(restarted.to_owned()));
         }
         let now = now();
-        let found = self.endorsements.as_ref();
-        let found = found.map_or_else(Found::default, |endorsements| {
-            endorsements.find_for(&self.rules, &evidence, now)
-        });
+        let found = self.found(&evidence, now);
         let statement = Statement {
             subject: &Subject {
                 nonce: &nonce,
@@ -176,32 +168,37 @@ impl Verifier {
         Ok(Proven::of(&verified, target))
     }
 
-    /// Says which name differs, before the evidence says only that one does.
-    fn compare(&self, stated: &StatedNode, expected: &NodeName) -> Result<(), Failure> {
-        let mut checks = Vec::new();
-        let mut want = |check: &str, expected: String, got: String| {
-            if expected != got {
-                let check = check.to_owned();
-                checks.push(Check {
-                    check,
-                    expected,
-                    got,
-                });
-            }
-        };
-        let cluster = (self.cluster.to_string(), stated.cluster.to_string());
-        want("stated cluster", cluster.0, cluster.1);
-        let node = (expected.to_string(), stated.name.to_string());
-        want("stated node name", node.0, node.1);
-        if checks.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::Refused(Refused {
-            error: "the node states to be another one".to_owned(),
-            checks,
-            explanation: Vec::new(),
-        }))
+    /// Certificates of the operator's folder for this evidence.
+    pub(super) fn found(&self, evidence: &Evidence, now: u64) -> Found {
+        let endorsements = self.endorsements.as_ref();
+        endorsements.map_or_else(Found::default, |endorsements| {
+            endorsements.find_for(&self.rules, evidence, now)
+        })
     }
+}
+
+/// Says which name differs, before the evidence says only that one does.
+pub(super) fn compare(
+    cluster: &ClusterId,
+    stated: &StatedNode,
+    expected: &NodeName,
+) -> Result<(), Failure> {
+    let clusters = (cluster.to_string(), stated.cluster.to_string());
+    let names = (expected.to_string(), stated.name.to_string());
+    let checks = [
+        Check::new("stated cluster", &clusters.0, &clusters.1),
+        Check::new("stated node name", &names.0, &names.1),
+    ];
+    let differ = checks.into_iter().filter(|c| c.expected != c.got);
+    let checks: Vec<_> = differ.collect();
+    if checks.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(Refused {
+        error: "the node states to be another one".to_owned(),
+        checks,
+        explanation: Vec::new(),
+    }))
 }
 
 /// A node that took the name of another has evidence of its own machine.
@@ -210,21 +207,36 @@ fn compare_machine(
     expected: Option<&AttesterIdentity>,
 ) -> Result<(), Failure> {
     match expected {
-        Some(expected) if got != expected => Err(Failure::Refused(Refused {
-            error: "another machine than the node record's".to_owned(),
-            checks: vec![Check {
-                check: "machine".to_owned(),
-                expected: expected.to_string(),
-                got: got.to_string(),
-            }],
-            explanation: Vec::new(),
-        })),
+        Some(expected) if got != expected => Err(Failure::Refused(Refused::by(
+            "another machine than the node record's",
+            Check::new("machine", &expected.to_string(), &got.to_string()),
+        ))),
         _ => Ok(()),
     }
 }
 
+impl Refused {
+    pub(super) fn by(error: &str, check: Check) -> Self {
+        Self {
+            error: error.to_owned(),
+            checks: vec![check],
+            explanation: Vec::new(),
+        }
+    }
+}
+
+impl Check {
+    pub(super) fn new(check: &str, expected: &str, got: &str) -> Self {
+        Self {
+            check: check.to_owned(),
+            expected: expected.to_owned(),
+            got: printable(got),
+        }
+    }
+}
+
 impl Proven {
-    fn of(verified: &Verified, target: &Target) -> Self {
+    pub(super) fn of(verified: &Verified, target: &Target) -> Self {
         let name_expected = target.name.is_some();
         Self {
             image: verified.image().to_owned(),
@@ -235,6 +247,12 @@ impl Proven {
                 Membership::Latched => "latched",
                 Membership::Stated => "stated",
             },
+            attestation_key: match verified.key_proof() {
+                KeyProof::Activated => "activated",
+                KeyProof::Certified => "certified-at-admission",
+                KeyProof::Report => "vouched-for-by-report",
+                KeyProof::Processor => "none",
+            },
             name_expected,
             lists: super::checked::Lists::of(verified, target),
         }
@@ -242,6 +260,24 @@ impl Proven {
 }
 
 impl Finding {
+    /// What became of one node.
+    ///
+    /// # Errors
+    /// When this side failed.
+    pub(super) fn of(target: Target, judged: Result<Proven, Failure>) -> Result<Self> {
+        let outcome = match judged {
+            Ok(proven) => Outcome::Verified(proven),
+            Err(Failure::Refused(refused)) => Outcome::Refused(refused),
+            Err(Failure::Unavailable(error)) => Outcome::Unavailable { error },
+            Err(Failure::Internal(error)) => return Err(error),
+        };
+        Ok(Self {
+            name: target.name,
+            address: target.authority,
+            outcome,
+        })
+    }
+
     /// A node that the API server knows, and no join service of ours admitted.
     pub(super) fn without_record(name: &str, address: Option<String>) -> Self {
         Self {
@@ -267,7 +303,7 @@ impl Finding {
     }
 
     /// Its row of the table.
-    pub(super) fn row(&self) -> [String; 7] {
+    pub(super) fn row(&self) -> [String; 8] {
         let name = self.name.as_ref().map_or_else(unknown, ToString::to_string);
         let (result, facts) = match &self.outcome {
             Outcome::Verified(proven) => {
@@ -276,14 +312,15 @@ impl Finding {
                     proven.image.clone(),
                     roles.join(","),
                     proven.evidence.to_owned(),
+                    proven.attestation_key.to_owned(),
                     proven.cluster.to_owned(),
                 ];
                 ("verified", facts)
             }
-            Outcome::Refused(_) => ("REFUSED", [(); 4].map(|()| unknown())),
-            Outcome::Unavailable { .. } => ("unavailable", [(); 4].map(|()| unknown())),
+            Outcome::Refused(_) => ("REFUSED", [(); 5].map(|()| unknown())),
+            Outcome::Unavailable { .. } => ("unavailable", [(); 5].map(|()| unknown())),
         };
-        let [image, roles, evidence, cluster] = facts;
+        let [image, roles, evidence, key, cluster] = facts;
         let address = self.address.clone();
         [
             name,
@@ -292,6 +329,7 @@ impl Finding {
             image,
             roles,
             evidence,
+            key,
             cluster,
         ]
     }
@@ -348,11 +386,7 @@ impl From<FailedCheck> for Check {
 
 impl From<Malformed> for Failure {
     fn from(error: Malformed) -> Self {
-        Self::Refused(Refused {
-            error: format!("malformed answer: {}", chain(&error)),
-            checks: Vec::new(),
-            explanation: Vec::new(),
-        })
+        Self::malformed("answer", &error)
     }
 }
 
@@ -364,6 +398,17 @@ impl From<Status> for Failure {
         };
         let message = printable(status.message());
         Self::Unavailable(format!("{:?}: {message}{hint}", status.code()))
+    }
+}
+
+impl Failure {
+    /// What came is nothing that a node of ours sends.
+    pub(super) fn malformed(what: &str, error: &dyn Error) -> Self {
+        Self::Refused(Refused {
+            error: format!("malformed {what}: {}", printable(&chain(error))),
+            checks: Vec::new(),
+            explanation: Vec::new(),
+        })
     }
 }
 
@@ -392,7 +437,7 @@ fn printable(text: &str) -> String {
     text.filter(|c| !c.is_control()).collect()
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

@@ -1,6 +1,6 @@
 //! What a result says, and what it does not.
 
-use appraisal::{Membership, Verified};
+use appraisal::{KeyProof, Membership, Verified};
 use evidence::EvidenceKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,27 +22,30 @@ impl Lists {
         let kind = verified.evidence_kind();
         let mut checked: Vec<&str> = Vec::new();
         checked.push("policy and reference values: signed by the owner");
-        checked.push("freshness: the evidence is bound to a nonce drawn for this question");
+        let proof = verified.key_proof();
+        checked.push("freshness: the evidence is bound to this question's nonce");
         if kind.has_report() {
             checked
                 .push("report: signed by a key that an accepted product line's root vouches for");
             checked.push("report: TCB, guest policy, VMPL and platform keep the policy");
         }
         checked.extend(match kind {
-            EvidenceKind::Tpm => &[
+            EvidenceKind::Tpm => [
                 "endorsement key: of the policy's authorities or in its list",
-                "attestation key: proven by a challenge to be in the endorsement key's TPM",
+                attestation_key(proof),
                 "quote: signed by that attestation key, over at least the policy's PCRs",
                 "PCRs: those of one image of the reference values",
-            ][..],
-            EvidenceKind::AzureSevSnp => &[
+            ]
+            .to_vec(),
+            EvidenceKind::AzureSevSnp => [
                 "report: launch measurement of a paravisor of the reference values",
                 "attestation key: vouched for by the report",
                 "quote: signed by that attestation key, over at least the policy's PCRs",
                 "PCRs: those of one image of the reference values",
-            ],
+            ]
+            .to_vec(),
             EvidenceKind::SevSnp | EvidenceKind::SevSnpVtpm => {
-                &["report: launch measurement of one image of the reference values"]
+                vec!["report: launch measurement of one image of the reference values"]
             }
         });
         let mut not_checked = Vec::new();
@@ -57,6 +60,12 @@ impl Lists {
             not_checked.push("PCRs: the host runs this vTPM");
         }
         match (&target.name, &target.attester) {
+            _ if proof == KeyProof::Certified => {
+                checked.push("node name: this machine was admitted to the cluster under it");
+                not_checked.push(
+                    "membership: whether the node was deleted or renamed since its admission",
+                );
+            }
             (_, Some(_)) => checked.push("node name: its record in the cluster names this machine"),
             (Some(_), None) => not_checked
                 .push("node name: the one asked for, but what software of the node states"),
@@ -70,6 +79,15 @@ impl Lists {
             checked: owned(checked),
             not_checked: owned(not_checked),
         }
+    }
+}
+
+const fn attestation_key(proof: KeyProof) -> &'static str {
+    match proof {
+        KeyProof::Certified => {
+            "attestation key: certified by the owner's side, which saw it activated in the endorsement key's TPM at the node's admission"
+        }
+        _ => "attestation key: proven by a challenge to be in the endorsement key's TPM",
     }
 }
 
