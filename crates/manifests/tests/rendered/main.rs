@@ -268,6 +268,37 @@ fn each_secret_is_mounted_by_one_service() {
     }
 }
 
+/// What is open on nodes' addresses, and that services behind it see who calls: limits are by
+/// address, and so are the serving certificates of kubelets.
+#[test]
+fn three_ports_are_open_on_nodes_and_callers_keep_their_address() {
+    let mut open = BTreeSet::new();
+    for object in rendered() {
+        if object.kind() != "Service" {
+            continue;
+        }
+        let (name, spec) = (object.name(), &object.json["spec"]);
+        for port in spec["ports"].as_array().unwrap() {
+            if let Some(number) = port["nodePort"].as_u64() {
+                assert_eq!(spec["externalTrafficPolicy"], "Local", "{name}");
+                open.insert((name.to_owned(), number));
+            }
+        }
+        if name == "key-service" {
+            assert_eq!(spec["type"], "ClusterIP");
+        }
+    }
+    let expected = [
+        ("join-service", 30090),
+        ("verification-service", 30080),
+        ("verification-service", 30081),
+    ];
+    assert_eq!(
+        open,
+        expected.map(|(name, port)| (name.into(), port)).into()
+    );
+}
+
 #[test]
 fn control_plane_services_find_nodes_of_old_and_new_clusters() {
     for name in ["join-service", "key-service"] {
