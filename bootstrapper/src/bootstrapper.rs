@@ -3,6 +3,7 @@
 use crate::{
     clients::ADMIN_KUBECONFIG,
     config::Config,
+    etcd,
     file::{self, FileError},
     node::{Material, Node, NodeError},
     phase::{self, RunError},
@@ -69,7 +70,11 @@ impl Service for Bootstrapper {
                 finished = finish(&node, followed) => finished,
             }
         };
-        let (finished, ()) = tokio::join!(finish, routes::keep(&node, &shutdown));
+        let (finished, (), ()) = tokio::join!(
+            finish,
+            routes::keep(&node, &shutdown),
+            etcd::keep(&node, &shutdown)
+        );
         finished
     }
 }

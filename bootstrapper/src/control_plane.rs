@@ -6,7 +6,7 @@
 use crate::{
     clients,
     error::PhaseError,
-    file,
+    etcd, file,
     kubelet::PKI,
     node::{Material, Node},
     program::{Program, until},
@@ -215,6 +215,7 @@ pub async fn join_static_pods(node: &Node) -> Result<(), PhaseError> {
 /// # Errors
 /// [`PhaseError`].
 pub async fn etcd_member(node: &Node) -> Result<(), PhaseError> {
+    etcd::make_room(node).await?;
     join_phase(node, &["control-plane-join", "etcd"]).await
 }
 

@@ -16,7 +16,7 @@ pub enum PhaseError {
     /// A service's object was refused.
     #[error("deploy the services")]
     Apply(#[source] Box<manifests::ApplyError>),
-    /// The API server said no, or nothing.
+    /// The API server, or etcd, said no, or nothing.
     #[error("{what}")]
     Api {
         /// What was to be done.
@@ -27,6 +27,9 @@ pub enum PhaseError {
     /// A certificate cannot be made.
     #[error("sign the kubelet's certificates")]
     Certificate(#[source] CertificateError),
+    /// This node's credentials of etcd do not serve.
+    #[error("use this node's credentials of etcd")]
+    Etcd(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Somebody forgot this node while it was made.
     #[error("this node's record is not active: its disk is dead, begin with a blank one")]
     InactiveRecord,
@@ -57,6 +60,18 @@ pub enum PhaseError {
         path: std::path::PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+    /// Without a member, etcd would have no majority.
+    #[error(
+        "the member `{member}` of etcd stays: only {healthy} of the {others} others are healthy"
+    )]
+    NoMajority {
+        /// The member's name.
+        member: String,
+        /// Who is well.
+        healthy: usize,
+        /// Who would be left.
+        others: usize,
     },
     /// Programs of the node do not fit the cluster.
     #[error("kubeadm is {kubeadm}, the cluster is to be {cluster}")]
@@ -90,7 +105,7 @@ pub enum PhaseError {
     #[error("render the services' manifests")]
     Render(#[source] Box<manifests::RenderError>),
     /// The records cannot be read.
-    #[error("read this node's record")]
+    #[error("read a node's record")]
     Store(#[source] Box<kube_store::StoreError>),
     /// Something did not come about in time.
     #[error("{what} not within {} s", limit.as_secs())]

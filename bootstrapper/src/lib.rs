@@ -2,7 +2,7 @@
 //!
 //! It runs on every node after the agent switched to the verified root. From the hand-off it knows how this boot
 //! was admitted; it runs the [`phase`]s of that node, each of them idempotent, and then keeps the [`routes`] to
-//! the pods of other nodes. While a first node is made, the CLI that initialises it follows the [`progress`].
+//! the pods of other nodes and, on control-plane nodes, the members of [`etcd`]. While a first node is made, the CLI that initialises it follows the [`progress`].
 //!
 //! It trusts its configuration and programs, which are part of the verified root, the hand-off, which the
 //! agent wrote, and the state disk. It decides nothing about who may join: the join service does.
@@ -17,6 +17,7 @@ pub mod certificates;
 pub mod clients;
 pub mod containers;
 pub mod control_plane;
+pub mod etcd;
 pub mod folders;
 pub mod kubelet;
 pub mod network;
