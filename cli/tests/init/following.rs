@@ -9,26 +9,7 @@ use software_tpm::SoftwareTpm;
 use std::{fs, net::TcpListener, thread};
 
 /// As kubeadm writes it.
-const KUBECONFIG: &str = "apiVersion: v1
-clusters:
-- cluster:
-    certificate-authority-data: Q0E=
-    server: https://10.0.0.1:6443
-  name: kubernetes
-contexts:
-- context:
-    cluster: kubernetes
-    user: kubernetes-admin
-  name: kubernetes-admin@kubernetes
-current-context: kubernetes-admin@kubernetes
-kind: Config
-preferences: {}
-users:
-- name: kubernetes-admin
-  user:
-    client-certificate-data: Q0VSVA==
-    client-key-data: S0VZ
-";
+const KUBECONFIG: &str = include_str!("../support/kubeconfig.yaml");
 
 /// Boots the node, admits it and lets its bootstrapper follow these scripts on the same port.
 fn node(

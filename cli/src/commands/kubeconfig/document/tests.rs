@@ -1,26 +1,7 @@
 use super::*;
 
 /// As kubeadm writes it.
-const OURS: &str = "apiVersion: v1
-clusters:
-- cluster:
-    certificate-authority-data: Q0E=
-    server: https://10.0.0.1:6443
-  name: kubernetes
-contexts:
-- context:
-    cluster: kubernetes
-    user: kubernetes-admin
-  name: kubernetes-admin@kubernetes
-current-context: kubernetes-admin@kubernetes
-kind: Config
-preferences: {}
-users:
-- name: kubernetes-admin
-  user:
-    client-certificate-data: Q0VSVA==
-    client-key-data: S0VZ
-";
+const OURS: &str = include_str!("../../../../tests/support/kubeconfig.yaml");
 
 /// With what no struct of ours would know.
 const THEIRS: &str = "apiVersion: v1
