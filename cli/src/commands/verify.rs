@@ -56,10 +56,10 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "kubeconfig"], requires = "nonce")]
     document: Option<PathBuf>,
     /// The nonce that the document was asked for with: 64 hexadecimal digits, or base64url
-    #[arg(long, requires = "document", value_parser = saved::parse_nonce)]
+    #[arg(long, requires = "document", conflicts_with_all = ["nodes", "kubeconfig"], value_parser = saved::parse_nonce)]
     nonce: Option<Nonce>,
     /// The node that the document must be of
-    #[arg(long, value_name = "NAME", requires = "document")]
+    #[arg(long, value_name = "NAME", requires = "document", conflicts_with_all = ["nodes", "kubeconfig"])]
     name: Option<NodeName>,
     /// The owner's public key
     #[arg(long, value_name = "FILE")]

@@ -2,7 +2,13 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use crate::operator::Operator;
+use appraisal::AttesterIdentity;
+use evidence::AdmissionPath;
+use hand_off::{Attachments, AttestationKey, HandOff};
+use identity::{ClusterId, DiskId, Generation, Role};
+use owner::{AdmittedKey, OwnerKey, Seed};
 use platform::tpm::{TpmAttester, TpmDevice};
+use secret_file::{Passphrase, SecretKind, read_encrypted};
 use serde_json::Value;
 use service_runtime::{Shutdown, shutdown::Trigger};
 use software_tpm::{Authority, SoftwareTpm};
@@ -17,6 +23,8 @@ pub(crate) const CLUSTER: [u8; 32] = [7; 32];
 pub(crate) struct Shared {
     pub(crate) operator: Operator,
     pub(crate) authority: Authority,
+    /// Certifies attestation keys, as whoever admits nodes does it.
+    pub(crate) owner: OwnerKey,
 }
 
 pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| {
@@ -39,7 +47,11 @@ pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| {
         "00".repeat(32)
     );
     fs::write(operator.path("cluster.json"), cluster).unwrap();
+    let passphrase = Passphrase::read(&operator.path("passphrase")).unwrap();
+    let key = operator.path("owner/owner.key");
+    let seed = read_encrypted(&key, SecretKind::OwnerKey, &passphrase, Seed::from_slice);
     Shared {
+        owner: OwnerKey::from_seed(&seed.unwrap()).unwrap(),
         operator,
         authority,
     }
@@ -47,6 +59,14 @@ pub(crate) static SHARED: LazyLock<Shared> = LazyLock::new(|| {
 
 /// Reference values of an image whose PCRs but the latch repeat `digit`.
 fn measured(operator: &Operator, file: &str, digit: &str) {
+    measurements(operator, digit);
+    operator.ok(&format!(
+        "reference-values add {file}.json --image bare --role worker --measurements measurements.json"
+    ));
+}
+
+/// Writes `measurements.json`, what `measure` would print of that image.
+pub(crate) fn measurements(operator: &Operator, digit: &str) {
     let value = |pcr: &u32| match pcr {
         15 => "0".repeat(64),
         _ => digit.repeat(64),
@@ -56,9 +76,6 @@ fn measured(operator: &Operator, file: &str, digit: &str) {
     let pcrs: serde_json::Map<String, Value> = pcrs.into_iter().collect();
     let measurements = serde_json::json!({ "pcrs": pcrs }).to_string();
     fs::write(operator.path("measurements.json"), measurements).unwrap();
-    operator.ok(&format!(
-        "reference-values add {file}.json --image bare --role worker --measurements measurements.json"
-    ));
 }
 
 fn sign(operator: &Operator, verb: &str, file: &str) {
@@ -70,6 +87,7 @@ fn sign(operator: &Operator, verb: &str, file: &str) {
 /// A node whose agent extended its latch with `latch`, if at all, and its service.
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
+    pub(crate) http: SocketAddr,
     pub(crate) tpm: SoftwareTpm,
     _shutdown: Trigger,
     _runtime: Runtime,
@@ -89,21 +107,26 @@ impl Node {
     ) -> Self {
         let tpm = SHARED.authority.manufacture().unwrap();
         let socket = tpm.socket().unwrap();
-        if let Some(latch) = latch {
-            let device = TpmDevice::Socket(socket.clone());
-            let mut agent = TpmAttester::open(&device).unwrap();
-            agent.extend(15, &latch).unwrap();
-        }
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
+        let device = TpmDevice::Socket(socket.clone());
+        let mut agent = TpmAttester::open(&device).unwrap();
+        if let Some(latch) = latch {
+            agent.extend(15, &latch).unwrap();
+        }
+        let hand_off = hand_off(&agent, name, ClusterId::from_bytes(cluster));
+        hand_off
+            .write(&path("hand-off"), &Attachments::default())
+            .unwrap();
+        drop(agent);
         fs::write(path("cmdline"), "constellation.evidence=tpm\n").unwrap();
-        let cluster: String = cluster.iter().map(|byte| format!("{byte:02x}")).collect();
         let config = format!(
             "http_listen = \"127.0.0.1:0\"\ngrpc_listen = \"{grpc}\"\n\
              admin_listen = \"127.0.0.1:0\"\ndrain_seconds = 1\n\
-             [node]\nname = \"{name}\"\ncluster_id = \"{cluster}\"\n\
+             [node]\nhand_off = \"{}\"\n\
              [devices]\ncommand_line = \"{}\"\ntpm = \"unix:{}\"\n\
              [limits]\nper_second_and_address = 1000\nburst_per_address = 1000\nper_second = 1000\n",
+            path("hand-off").display(),
             path("cmdline").display(),
             socket.display(),
         );
@@ -114,10 +137,12 @@ impl Node {
             .block_on(VerificationService::bind(&config))
             .unwrap();
         let address = service.grpc_address().unwrap();
+        let http = service.http_address().unwrap();
         let (shutdown, requested) = Shutdown::new();
         runtime.spawn(service.serve(requested));
         let node = Self {
             address,
+            http,
             _shutdown: shutdown,
             _runtime: runtime,
             tpm,
@@ -137,6 +162,37 @@ impl Node {
             thread::sleep(Duration::from_millis(20));
         }
         panic!("the service has no device");
+    }
+}
+
+/// What the agent hands over after an admission.
+fn hand_off(agent: &TpmAttester, name: &str, cluster: ClusterId) -> HandOff {
+    let identity = agent.identity();
+    let ek = tpm::EndorsementKey::parse(&identity.ek_public).unwrap();
+    let ak = tpm::AttestationKey::parse(&identity.ak_public).unwrap();
+    let disk = DiskId::from_bytes([5; 16]);
+    let certificate = SHARED.owner.certify_key(AdmittedKey {
+        attestation_key: ak.name().digest(),
+        attester: *AttesterIdentity::of_key(ek.name()).machine().unwrap(),
+        cluster,
+        disk,
+        node: name.parse().unwrap(),
+        issued: 1_700_000_000,
+    });
+    HandOff {
+        version: 1,
+        path: AdmissionPath::Join,
+        cluster_id: cluster,
+        node_name: name.parse().unwrap(),
+        role: Role::Worker,
+        disk_uuid: disk,
+        generation: Generation::FIRST,
+        state_device: "/dev/mapper/constellation-state".into(),
+        attestation_key: Some(AttestationKey {
+            public: identity.ak_public.clone(),
+            unique: *agent.unique(),
+            certificate: certificate.encode(),
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `constellation verify` against verification services on software TPMs.
 #![cfg(test)]
 
+mod documents;
 #[path = "../support/operator.rs"]
 mod operator;
 #[path = "../support/running.rs"]
@@ -17,7 +18,7 @@ fn nodes_of_the_cluster_are_verified_and_the_rest_is_named() {
     let text = printed(&verify(&format!("worker-0={address}")), 0);
     let row = text.lines().nth(1).unwrap();
     assert!(row.starts_with("worker-0 "), "{text}");
-    for word in ["verified", "bare", "worker", "tpm", "latched"] {
+    for word in ["verified", "bare", "worker", "tpm", "activated", "latched"] {
         assert!(row.contains(word), "{word}: {text}");
     }
     assert!(
@@ -44,6 +45,7 @@ fn nodes_of_the_cluster_are_verified_and_the_rest_is_named() {
     assert_eq!(verified["name"], "worker-0");
     assert_eq!(verified["image"], "bare");
     assert_eq!(verified["cluster"], "latched");
+    assert_eq!(verified["attestation_key"], "activated");
     assert_eq!(verified["name_expected"], false);
     assert!(!verified["checked"].as_array().unwrap().is_empty());
     let three = format!("{absent} {address} worker-1={address} --output json");
