@@ -27,6 +27,11 @@ pub enum PhaseError {
     /// A certificate cannot be made.
     #[error("sign the kubelet's certificates")]
     Certificate(#[source] CertificateError),
+    /// The kubelet cannot do anything with the certificate that it has.
+    #[error(
+        "the kubelet's client certificate ended, and this boot brought no other: boot again when a join service answers"
+    )]
+    Ended,
     /// This node's credentials of etcd do not serve.
     #[error("use this node's credentials of etcd")]
     Etcd(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -10,11 +10,13 @@ use crate::{
     node::{Material, Node},
 };
 use hand_off::{JoinMaterial, KUBELET_CLIENT_KEY, KUBELET_SERVING_KEY};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::{
     fs,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
+use x509::Certificate;
 
 /// Where kubeadm keeps the cluster's certificates.
 pub const PKI: &str = "/etc/kubernetes/pki";
@@ -47,6 +49,8 @@ pub fn certificates(node: &Node) -> Result<(), PhaseError> {
         match issued(node)? {
             Some(pairs) => pairs,
             None if Path::new(KUBELET_PKI).join(CURRENT).exists() => {
+                let current = file::read_text(&Path::new(KUBELET_PKI).join(CURRENT))?;
+                must_be_valid(&current, SystemTime::now())?;
                 tracing::info!("no ticket came: the kubelet goes on with the certificates it has");
                 return Ok(());
             }
@@ -69,6 +73,18 @@ pub fn certificates(node: &Node) -> Result<(), PhaseError> {
 }
 
 const CURRENT: &str = "kubelet-client-current.pem";
+
+/// A kubelet whose client certificate ended never gets another one by itself; only a ticket brings one.
+fn must_be_valid(pem: &str, now: SystemTime) -> Result<(), PhaseError> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes());
+    let certificate = der.ok().and_then(|der| Certificate::parse(&der).ok());
+    let certificate = certificate.ok_or(PhaseError::Missing("certificate of the kubelet"))?;
+    let end = certificate.fields().validity().not_after;
+    match end.to_system_time() < now {
+        true => Err(PhaseError::Ended),
+        false => Ok(()),
+    }
+}
 
 /// The certificates of the ticket with the keys that the agent made, and the authority's certificate beside them.
 fn issued(node: &Node) -> Result<Option<[Pair; 2]>, PhaseError> {
@@ -177,6 +193,20 @@ pub fn start(node: &Node) -> Result<(), PhaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_kubelet_does_not_start_with_a_certificate_that_ended() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let now = SystemTime::now();
+        params.not_after = (now + Duration::from_secs(60)).into();
+        let pem = params.self_signed(&key).unwrap().pem() + &key.serialize_pem();
+        must_be_valid(&pem, now).unwrap();
+        let later = must_be_valid(&pem, now + Duration::from_secs(120));
+        assert!(matches!(later, Err(PhaseError::Ended)));
+        assert!(must_be_valid("no certificate", now).is_err());
+    }
 
     #[test]
     fn a_client_certificate_replaces_those_before_it() {

@@ -96,6 +96,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kube-store",
             "manifests",
             "service-runtime",
+            "x509",
         ],
     ),
     (
