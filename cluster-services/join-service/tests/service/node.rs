@@ -9,7 +9,7 @@ use attested_tls::{
 };
 use evidence::{AdmissionPath, AttesterClaim, Binding, Evidence, SnpEvidence, TpmIdentity};
 use identity::{DiskId, Generation, KeyVersion, Role};
-use owner::OwnerFingerprint;
+use owner::{AkCertificate, ExpectedKey, OwnerFingerprint};
 use platform::tpm::{TpmAttester, Transport};
 use software_snp::{Leaf, ReportFields};
 use software_tpm::{Connection, SoftwareTpm, keys::KeyTpm};
@@ -176,6 +176,8 @@ impl Machine {
 pub(crate) struct Node {
     pub(crate) client: Arc<RpcClient>,
     pub(crate) sealing_key: Arc<SealingKey>,
+    claim: AttesterClaim,
+    owner: OwnerFingerprint,
 }
 
 impl Node {
@@ -245,6 +247,8 @@ impl Node {
         Ok(Self {
             client: Arc::new(RpcClient::new(session.into_channel()?, stream, limit)),
             sealing_key: Arc::clone(&machine.sealing_key),
+            claim: machine.claim(),
+            owner,
         })
     }
 
@@ -289,6 +293,7 @@ impl Node {
         let ticket = JoinTicket::try_from(answer).unwrap();
         assert_eq!(ticket.cluster_id, crate::setup::CLUSTER);
         assert_eq!(ticket.key_version, KeyVersion::FIRST);
+        self.check_certificate(ticket.ak_certificate.as_deref(), disk, name);
         Ok(self.open(&ticket.data_key))
     }
 
@@ -310,6 +315,7 @@ impl Node {
             .map_err(|error| error.class())?;
         let ticket = RejoinTicket::try_from(answer).unwrap();
         let name = ticket.node_name.to_string();
+        self.check_certificate(ticket.ak_certificate.as_deref(), disk, &name);
         Ok((self.open(&ticket.data_key), ticket.generation.0, name))
     }
 
@@ -324,6 +330,31 @@ impl Node {
             .await
             .map_err(|error| error.class())?;
         Ok(answer.generation)
+    }
+
+    /// Every ticket of a TPM certifies the key of its own session, and no other ticket certifies any.
+    fn check_certificate(&self, certificate: Option<&str>, disk: DiskId, name: &str) {
+        let AttesterClaim::Tpm(identity) = &self.claim else {
+            assert_eq!(certificate, None);
+            return;
+        };
+        let certificate = AkCertificate::parse(certificate.unwrap().as_bytes()).unwrap();
+        let digest = |bytes: &[u8]| -> [u8; 32] {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+            digest.as_ref().try_into().unwrap()
+        };
+        // The name of a key: its algorithm and the digest of its public area.
+        let ek_name = [&[0, 0x0b][..], &digest(&identity.ek_public)].concat();
+        let expected = ExpectedKey {
+            attestation_key: &digest(&identity.ak_public),
+            attester: &digest(&ek_name),
+            cluster: &crate::setup::CLUSTER,
+            node: &name.parse().unwrap(),
+        };
+        certificate.verify(&self.owner, &expected).unwrap();
+        assert_eq!(certificate.key.disk, disk);
+        // The service has no owner key.
+        assert!(certificate.admission_key.is_some());
     }
 
     fn open(&self, sealed: &api::SealedSecret) -> Vec<u8> {
