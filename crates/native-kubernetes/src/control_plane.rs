@@ -21,6 +21,7 @@ use std::{
     fs,
     future::Future,
     io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -121,6 +122,12 @@ impl ControlPlane {
         control_plane.start_api_server()?;
         control_plane.start_others()?;
         Ok(control_plane)
+    }
+
+    /// Where the API server listens.
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.api).into()
     }
 
     /// The certificate of the cluster's authority, PEM.
