@@ -14,12 +14,6 @@ impl Desk<'_> {
     /// twice when the acknowledgement was lost. The boot is spent first, so that no prefix of the
     /// writes leaves a committed boot that gets another key.
     pub(super) fn commit(&self, disk: DiskId, generation: Generation) -> Result<Step, Halt> {
-        self.snapshot.need(&[
-            Key::Boot(self.peer.boot),
-            Key::Disk(disk),
-            Key::Attester(self.peer.attester),
-            Key::Record(disk),
-        ])?;
         let record = self.live_record(disk)?;
         let mut writes = Writes::default();
         self.spend_boot(record, generation, &mut writes)?;

@@ -10,12 +10,6 @@ use identity::{DiskId, KeyVersion};
 impl Desk<'_> {
     /// `IssueRejoinTicket`: name and disk were claimed by the join; the boot is claimed now.
     pub(super) fn rejoin(&self, disk: DiskId, key_version: KeyVersion) -> Result<Step, Halt> {
-        self.snapshot.need(&[
-            Key::Boot(self.peer.boot),
-            Key::Disk(disk),
-            Key::Attester(self.peer.attester),
-            Key::Record(disk),
-        ])?;
         let record = self.live_record(disk)?;
         self.recoverable(record)?;
         self.role_in_image(record.role)?;
@@ -39,8 +33,14 @@ impl Desk<'_> {
     }
 
     /// The record of a disk that this machine may unlock: neither dead nor replaced, and with all
-    /// of its claims.
+    /// of its claims. The claim of this boot is there to be looked at, too.
     pub(super) fn live_record(&self, disk: DiskId) -> Result<&NodeRecord, Halt> {
+        self.snapshot.need(&[
+            Key::Boot(self.peer.boot),
+            Key::Disk(disk),
+            Key::Attester(self.peer.attester),
+            Key::Record(disk),
+        ])?;
         let record = self.snapshot.record(disk)?;
         let record = record.ok_or(Refusal::UnknownDisk { disk })?;
         if let RecordState::Tombstone(cause) = record.state {
