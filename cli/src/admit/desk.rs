@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use api::Class;
-use appraisal::{Answer, Appraised, Appraiser, Challenged, CredentialSecret};
+use appraisal::{Appraised, Appraiser, Challenged, CredentialSecret};
 use attested_tls::{AdmitterTerms, AppraisalRequest, ChallengeRequest, OwnerProofRequest, Refusal};
 use aws_lc_rs::rand;
 use clap::Args;
@@ -92,16 +92,7 @@ impl attested_tls::Appraiser for Desk {
     ) -> Result<Appraised, Refusal> {
         let now = super::now().0;
         let found = self.find(&request.evidence, now);
-        let answer = Answer {
-            activated: request
-                .activated
-                .as_ref()
-                .map(|secret| &secret.expose_secret()[..]),
-            evidence: &request.evidence,
-            binding: &request.binding,
-            endorsements: found.endorsements(),
-            now,
-        };
+        let answer = request.answer(found.endorsements(), now);
         Ok(self.rules.appraise(challenged, &answer)?)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{config::LimitConfig, endorse::Endorsers, failure::outcome};
 use api::Class;
-use appraisal::{Answer, AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret};
+use appraisal::{AppraisalError, Appraised, Appraiser, AttesterIdentity, CredentialSecret};
 use attested_tls::{
     AcceptedAttester, Admitter, AdmitterTerms, AppraisalRequest, AttestedStream, ChallengeRequest,
     FailedCheck, HandshakeError, OwnerProofRequest, Refusal, SessionError, SetupError, TlsEnd,
@@ -294,16 +294,7 @@ impl attested_tls::Appraiser for Desk {
         let attester = claim.claimed_identity();
         let now = crate::tickets::now().0;
         let found = self.endorsers.find(&rules, &request.evidence, now);
-        let answer = Answer {
-            activated: request
-                .activated
-                .as_ref()
-                .map(|secret| &secret.expose_secret()[..]),
-            evidence: &request.evidence,
-            binding: &request.binding,
-            endorsements: found.endorsements(),
-            now,
-        };
+        let answer = request.answer(found.endorsements(), now);
         rules
             .appraise(claim, &answer)
             .map_err(|error| self.refuse(request.path, attester.as_ref(), &error))

@@ -1,5 +1,6 @@
 //! The asynchronous driver of an admitter's sessions.
 
+use appraisal::{Answer, Endorsements};
 use evidence::{AdmissionPath, TpmChallenge};
 use owner::OwnerProof;
 use std::{
@@ -55,6 +56,21 @@ pub trait Appraiser: Send + Sync + 'static {
 
     /// Signs for the owner. One Ed25519 signature; called on the runtime itself.
     fn prove(&self, request: &OwnerProofRequest) -> OwnerProof;
+}
+
+impl AppraisalRequest {
+    /// What the appraisal judges, with what this side has to it: endorsements, and seconds since 1970.
+    #[must_use]
+    pub fn answer<'a>(&'a self, endorsements: Endorsements<'a>, now: u64) -> Answer<'a> {
+        let activated = self.activated.as_ref();
+        Answer {
+            activated: activated.map(|secret| &secret.expose_secret()[..]),
+            evidence: &self.evidence,
+            binding: &self.binding,
+            endorsements,
+            now,
+        }
+    }
 }
 
 /// Why there is no stream.

@@ -175,6 +175,11 @@ fn send<P: Party>(
     payload
 }
 
+fn send_verdict<P: Party>(raw: &mut Raw<P>, tamper: Tamper<'_>) {
+    let verdict = accepted();
+    send(raw, 5, &atls::ClientVerdict { verdict }, tamper);
+}
+
 /// A node that dials an admitter; stops where the admitter does.
 pub(super) fn dialling_attester(
     raw: &mut Raw<Office>,
@@ -192,14 +197,7 @@ pub(super) fn dialling_attester(
     let evidence = evidence(&challenge, &binding);
     send(raw, 3, &atls::ClientEvidence { evidence }, tamper);
     raw.receive()?;
-    send(
-        raw,
-        5,
-        &atls::ClientVerdict {
-            verdict: accepted(),
-        },
-        tamper,
-    );
+    send_verdict(raw, tamper);
     Some(())
 }
 
@@ -238,14 +236,7 @@ pub(super) fn dialling_admitter(
     };
     send(raw, 3, &admission, tamper);
     raw.receive()?;
-    send(
-        raw,
-        5,
-        &atls::ClientVerdict {
-            verdict: accepted(),
-        },
-        tamper,
-    );
+    send_verdict(raw, tamper);
     Some(())
 }
 
