@@ -51,6 +51,8 @@ impl Cluster {
             .with_context(|| format!("use `{}`", kubeconfig.display()))?;
         config.connect_timeout = Some(REQUEST);
         config.read_timeout = Some(REQUEST);
+        // It would hide for minutes why an eviction is refused. Who waits here, waits in a loop of its own.
+        config.default_retry = false;
         let client = Client::try_from(config).context("make a Kubernetes client")?;
         let store = KubeStore::new(client.clone());
         Ok(Self { client, store })

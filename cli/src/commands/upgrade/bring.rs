@@ -84,6 +84,7 @@ impl Report {
         document: &Document,
     ) -> Result<Self> {
         let before = held.read(document.kind()).await?;
+        held.may_follow(document, &before).await?;
         let mut locked_out = Vec::new();
         match document.kind() {
             DocumentKind::Policy => {

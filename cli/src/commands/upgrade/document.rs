@@ -170,17 +170,20 @@ impl<'a> Held<'a> {
         Ok((map, document))
     }
 
+    /// Refuses what join services would, by what the cluster holds and by what they stored.
+    pub(super) async fn may_follow(&self, document: &Document, held: &Document) -> Result<()> {
+        document.follow(held)?;
+        let stored = self.cluster.store();
+        let followed = stored.check_serials(&[document.version()]).await;
+        followed.context("the serials that join services stored")
+    }
+
     /// Puts a document into the cluster unless it is there; a write that came between is seen.
     pub(super) async fn push(&self, document: &Document) -> Result<()> {
         let (name, key) = place(document.kind);
         for _ in 0..TRIES {
             let (mut map, held) = self.take(document.kind).await?;
-            document.follow(&held)?;
-            let stored = self.cluster.store();
-            stored
-                .check_serials(&[document.version()])
-                .await
-                .context("the serials that join services stored")?;
+            self.may_follow(document, &held).await?;
             if held.payload == document.payload {
                 return Ok(());
             }
