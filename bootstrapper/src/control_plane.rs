@@ -26,6 +26,11 @@ const CONFIGURATION: &str = "/etc/kubernetes/kubeadm.yaml";
 /// an administrator's kubeconfig.
 const JOIN_CONFIGURATION: &str = "/etc/kubernetes/kubeadm-join.yaml";
 
+/// Changes to kubeadm's manifests, by the name of the pod (RFC 6902).
+const PATCHES: &str = "/etc/kubernetes/patches";
+const ETCD_PATCH: &[u8] =
+    br#"[{"op": "remove", "path": "/spec/containers/0/resources/requests/ephemeral-storage"}]"#;
+
 /// How often the API server is asked whether it is ready.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -122,7 +127,7 @@ pub async fn renew_certificates(node: &Node) -> Result<(), PhaseError> {
 /// [`PhaseError`].
 pub async fn static_pods(node: &Node) -> Result<(), PhaseError> {
     write_audit_policy()?;
-    init_phase(node, &["etcd", "local"]).await?;
+    init_phase(node, &with_patches(node, &["etcd", "local"])?).await?;
     init_phase(node, &["control-plane", "all"]).await
 }
 
@@ -216,7 +221,8 @@ pub async fn join_static_pods(node: &Node) -> Result<(), PhaseError> {
 /// [`PhaseError`].
 pub async fn etcd_member(node: &Node) -> Result<(), PhaseError> {
     etcd::make_room(node).await?;
-    join_phase(node, &["control-plane-join", "etcd"]).await
+    let phase = with_patches(node, &["control-plane-join", "etcd"])?;
+    join_phase(node, &phase).await
 }
 
 /// Labels and taints a further control-plane node.
@@ -228,6 +234,19 @@ pub async fn mark_joined(node: &Node) -> Result<(), PhaseError> {
         join_phase(node, &["control-plane-join", "update-status"]).await?;
     }
     join_phase(node, &["control-plane-join", "mark-control-plane"]).await
+}
+
+/// Until 1.21 kubeadm asks storage for etcd that a kubelet in its first seconds does not know to have: it refuses
+/// the pod then and never tries again (kubernetes/kubernetes#99305).
+fn with_patches<'a>(node: &Node, phase: &[&'a str]) -> Result<Vec<&'a str>, PhaseError> {
+    let mut phase = phase.to_vec();
+    if node.version.minor < 22 {
+        let folder = Path::new(PATCHES);
+        file::make_folder(folder, 0o700)?;
+        file::replace(&folder.join("etcd+json.json"), ETCD_PATCH, 0o600)?;
+        phase.extend(["--experimental-patches", PATCHES]);
+    }
+    Ok(phase)
 }
 
 fn write_audit_policy() -> Result<(), PhaseError> {
