@@ -7,12 +7,14 @@
 
 mod balancer;
 mod cluster;
+mod expiry;
 mod images;
 mod node;
 mod owner;
 mod tpm;
 
 pub use cluster::Cluster;
+pub use expiry::{Authorities, expire};
 pub use node::Node;
 pub use owner::Owner;
 pub use tpm::{IMAGE, Tpm, TpmAuthority};

@@ -1,6 +1,9 @@
 //! A node: namespaces, a TPM, a folder for a state disk, and the programs of a measured image.
 
-use crate::tpm::{IMAGE, Tpm, TpmAuthority};
+use crate::{
+    expiry::Authorities,
+    tpm::{IMAGE, Tpm, TpmAuthority},
+};
 use anyhow::{Context as _, Result};
 use kubernetes_binaries::Kubernetes;
 use native_agent::Settings;
@@ -10,7 +13,7 @@ use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -131,6 +134,35 @@ impl Node {
     pub fn power_on(&mut self, network: &Network) -> Result<()> {
         self.tpm.reboot(IMAGE)?;
         self.isolated.power_on(network)
+    }
+
+    /// The keys of the cluster's authorities, from the disk of a control-plane node that is off.
+    ///
+    /// # Errors
+    /// If they are not there.
+    pub fn authorities(&self) -> Result<Authorities> {
+        Authorities::read(&self.on_disk("/etc/kubernetes/pki"))
+    }
+
+    /// Ends all certificates on the disk of a node that is off. Gives how many there are.
+    ///
+    /// # Errors
+    /// If one of them is not as it should be.
+    pub fn expire(&self, authorities: &Authorities) -> Result<usize> {
+        authorities.expire(|path| self.on_disk(path))
+    }
+
+    /// Where a file of the node is while it is off (`native-kubernetes`, `init.sh`).
+    fn on_disk(&self, path: &str) -> PathBuf {
+        let folder = match path.starts_with("/var") {
+            true => "data".to_owned(),
+            false => "overlay/etc/upper".to_owned(),
+        };
+        let path = path.strip_prefix("/etc").unwrap_or(path);
+        self.isolated
+            .folder()
+            .join(folder)
+            .join(path.trim_start_matches('/'))
     }
 
     /// What agent and bootstrapper of the last boot said.

@@ -26,7 +26,8 @@ const CLUSTER: &str = "cluster";
 const WORKERS: usize = 3;
 
 /// The tests with the most boots, longest first: whoever starts them last waits for them alone.
-const LONG: [&str; 12] = [
+const LONG: [&str; 13] = [
+    "kubernetes::native-cluster::cluster_ha",
     "kubernetes::bootstrapper::cluster_bootstrap",
     "kubernetes::native-cluster::cluster",
     "kubernetes::native-kubernetes::cluster_nodes",
