@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use measure::pcr::sha256;
 
-use crate::accelerator::Accelerator;
 use crate::console::Line;
-use crate::disk::Disk;
 use crate::image::Image;
 use crate::machine::{Boot, Machine, MachineConfig};
 use crate::process::run;
 use crate::workspace::Workspace;
+use vm::Accelerator;
+use vm::Disk;
 
 /// The longest boot fills a file system on a busy machine.
 const BOOT: Duration = Duration::from_secs(180);
@@ -64,7 +64,7 @@ impl DiskGuest {
         let path = workspace.file("disk-test.cpio");
         fs::write(&path, initrd).with_context(|| format!("write {}", path.display()))?;
         Ok(Self {
-            accelerator: Accelerator::probe(&image.kernel())?,
+            accelerator: crate::accelerator(&image.kernel())?,
             image,
             initrd: path,
             workspace: workspace.clone(),

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::accelerator::{Accelerator, qemu};
+use vm::{Accelerator, FIRMWARE, Swtpm, TpmAuthority, event_log};
+
 use crate::console::Line;
 use crate::image::Image;
-use crate::machine::{Boot, FIRMWARE, MachineConfig};
+use crate::machine::{Boot, MachineConfig, qemu};
 use crate::process::run;
 use crate::site::PCRS;
-use crate::swtpm::{Swtpm, TpmAuthority};
 use crate::workspace::{Workspace, base_dir};
 
 /// Firmware, kernel and probe under emulation on a busy machine.
@@ -35,7 +35,7 @@ pub fn firmware_event_log(accelerator: Accelerator) -> Result<PathBuf> {
         uki: Image::of("probe")?.uki(),
     };
     let lines = probe(&workspace, accelerator, boot)?;
-    let log = event_log(&lines)?;
+    let log = event_log(lines.iter().map(|line| line.text.as_str()))?;
     fs::write(&path, log)?;
     workspace.passed()?;
     Ok(path)
@@ -87,27 +87,6 @@ fn probe(workspace: &Workspace, accelerator: Accelerator, boot: Boot) -> Result<
     Ok(machine.console.lines())
 }
 
-/// Reads the log that the probe prints as hexadecimal lines after its length.
-fn event_log(lines: &[Line]) -> Result<Vec<u8>> {
-    let words = lines
-        .iter()
-        .filter_map(|line| line.text.strip_prefix("probe: log "));
-    let digits: String = words.collect();
-    let length = lines
-        .iter()
-        .find_map(|line| line.text.strip_prefix("probe: event-log bytes="));
-    let length: usize = length.context("the probe found no event log")?.parse()?;
-    ensure!(
-        digits.len() == 2 * length,
-        "the event log on the console is cut"
-    );
-    let bytes = digits.as_bytes().chunks(2).map(|pair| {
-        let pair = std::str::from_utf8(pair)?;
-        Ok(u8::from_str_radix(pair, 16)?)
-    });
-    bytes.collect()
-}
-
 /// Changes with whatever may change what the firmware measures.
 fn machine_fingerprint() -> Result<u64> {
     let mut hasher = DefaultHasher::new();
@@ -119,29 +98,4 @@ fn machine_fingerprint() -> Result<u64> {
             .hash(&mut hasher);
     }
     Ok(hasher.finish())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(texts: &[&str]) -> Vec<Line> {
-        let line = |text: &&str| Line {
-            at: Duration::ZERO,
-            text: (*text).to_owned(),
-        };
-        texts.iter().map(line).collect()
-    }
-
-    #[test]
-    fn the_event_log_is_read_back_and_a_cut_one_refused() {
-        let whole = [
-            "probe: event-log bytes=3",
-            "probe: log 01ff",
-            "probe: log 10",
-        ];
-        assert_eq!(event_log(&lines(&whole)).unwrap(), [1, 255, 16]);
-        assert!(event_log(&lines(&whole[..2])).is_err());
-        assert!(event_log(&lines(&["probe: event-log none"])).is_err());
-    }
 }

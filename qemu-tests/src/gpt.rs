@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::Result;
 
-use crate::disk::Disk;
+use vm::Disk;
 
 /// The state disk's partition type (docs/state-disk.md), as bytes of a table.
 const STATE: [u8; 16] = [
@@ -16,23 +16,21 @@ const SECTOR: u64 = 512;
 /// Where the partition begins, and what the disk has behind it, in sectors.
 const MARGIN: u64 = 2048;
 
-impl Disk {
-    /// A disk of a meaningless serial with a blank partition of the state disk's type on all of it.
-    pub fn partitioned_state(path: &std::path::Path, mebibytes: u64) -> Result<Self> {
-        let disk = Self::new(path, crate::DiskFormat::Raw, "disk-7");
-        disk.blank(mebibytes)?;
-        let total = mebibytes * (1 << 20) / SECTOR;
-        let mut table = vec![0; 128 * 128];
-        put(&mut table, 0, &STATE);
-        put(&mut table, 16, &[7; 16]);
-        put(&mut table, 32, &MARGIN.to_le_bytes());
-        put(&mut table, 40, &(total - MARGIN - 1).to_le_bytes());
-        let file = std::fs::File::options().write(true).open(path)?;
-        file.write_all_at(&protective(total), 0)?;
-        file.write_all_at(&header(total, &table), SECTOR)?;
-        file.write_all_at(&table, 2 * SECTOR)?;
-        Ok(disk)
-    }
+/// A disk of a meaningless serial with a blank partition of the state disk's type on all of it.
+pub fn partitioned_state(path: &std::path::Path, mebibytes: u64) -> Result<Disk> {
+    let disk = Disk::new(path, crate::DiskFormat::Raw, "disk-7");
+    disk.blank(mebibytes)?;
+    let total = mebibytes * (1 << 20) / SECTOR;
+    let mut table = vec![0; 128 * 128];
+    put(&mut table, 0, &STATE);
+    put(&mut table, 16, &[7; 16]);
+    put(&mut table, 32, &MARGIN.to_le_bytes());
+    put(&mut table, 40, &(total - MARGIN - 1).to_le_bytes());
+    let file = std::fs::File::options().write(true).open(path)?;
+    file.write_all_at(&protective(total), 0)?;
+    file.write_all_at(&header(total, &table), SECTOR)?;
+    file.write_all_at(&table, 2 * SECTOR)?;
+    Ok(disk)
 }
 
 /// UEFI specification, section 5.2.3; without it the kernel ignores the table.

@@ -13,12 +13,10 @@
 //! init that provides its `/dev/sev-guest` (crate `snp-device`), with reports under a root of its
 //! own ([`Chip`]); kernel, agent and services cannot tell.
 
-mod accelerator;
 mod agent_line;
 mod changed;
 mod cli;
 mod console;
-mod disk;
 mod disk_guest;
 mod golden;
 mod gpt;
@@ -42,17 +40,16 @@ mod workspace;
 use child_process as process;
 pub use child_process::{Process, contained, run};
 
-pub use accelerator::Accelerator;
 pub use agent_line::{AgentExit, AgentStep};
 pub use changed::ChangedUki;
 pub use cli::{Cli, Documents, Launch};
 pub use console::{Console, Line};
-pub use disk::{Disk, DiskFormat};
 pub use disk_guest::{DiskGuest, DiskReport, agent_of};
 pub use golden::{direct_boot_pcrs, firmware_event_log};
+pub use gpt::partitioned_state;
 pub use image::Image;
 pub use machine::{
-    Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, Qmp,
+    Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, accelerator,
 };
 pub use metadata::Metadata;
 pub use nbd::{Lie, LyingDisk};
@@ -64,8 +61,8 @@ pub use silent::SilentServer;
 pub use site::Site;
 pub use snp::{
     Chip, Collected, Collection, MINIMUM, SnpGuest, SnpScenario, TCB, development_root, fw_cfg,
-    owned, policy,
+    owned, policy, vouch,
 };
-pub use swtpm::{Swtpm, TpmAuthority};
 pub use timeline::Timeline;
+pub use vm::{Accelerator, Disk, DiskFormat, Qmp, Swtpm, TpmAuthority};
 pub use workspace::{Workspace, free_port, program};

@@ -1,7 +1,6 @@
 //! Virtual machines: what they consist of, and a running one.
 
 mod arguments;
-mod qmp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -9,20 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
+use vm::{Accelerator, Disk, OVMF, Qmp, Swtpm};
 
-pub(crate) use arguments::FIRMWARE;
 pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
-pub use qmp::Qmp;
 
-use crate::accelerator::{Accelerator, qemu};
 use crate::console::Console;
-use crate::disk::Disk;
 use crate::process::{Process, contained, run};
-use crate::swtpm::{PoweredTpm, Swtpm};
-use crate::workspace::{MachineSlot, Workspace, free_port, program};
-
-/// The firmware unless a test takes another one.
-const OVMF: &str = "OVMF_CODE_4M.fd";
+use crate::swtpm::PoweredTpm;
+use crate::workspace::{MachineSlot, Workspace, base_dir, free_port, program, target_dir};
 
 /// Where the agent looks for hints.
 const HINTS: &str = "opt/org.constellation/hints";
@@ -95,6 +88,19 @@ pub struct Machine {
     slot: Option<MachineSlot>,
 }
 
+/// QEMU: the one that `xtask setup` has unpacked, else the system's. Debian 12's own (7.2) damages
+/// the memory of a guest that encrypts much data under emulation.
+pub(crate) fn qemu() -> PathBuf {
+    let name = Path::new("qemu-system-x86_64");
+    let unpacked = target_dir().join("tools/bin").join(name);
+    unpacked.canonicalize().unwrap_or_else(|_| name.to_owned())
+}
+
+/// KVM if `kernel` boots under it, else emulation.
+pub fn accelerator(kernel: &Path) -> Result<Accelerator> {
+    Accelerator::probe(&qemu(), kernel, &base_dir())
+}
+
 impl MachineConfig {
     /// A machine with one processor and 512 MiB, without TPM, disks and hints.
     pub fn new(workspace: &Workspace, accelerator: Accelerator, boot: Boot) -> Self {
@@ -124,7 +130,7 @@ impl MachineConfig {
     pub fn start(&self, name: &str) -> Result<Machine> {
         let slot = MachineSlot::acquire()?;
         let files = tempfile::tempdir()?;
-        let tpm = self.tpm.as_ref().map(Swtpm::power_on).transpose()?;
+        let tpm = self.tpm.as_ref().map(PoweredTpm::of).transpose()?;
         let push_port = free_port()?;
         let esp = self.write_esp(files.path())?;
         let qmp = Qmp::new(files.path().join("qmp.sock"));
@@ -220,5 +226,16 @@ impl Machine {
             self.process.log().display()
         );
         Ok(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpacked_qemu_goes_before_the_systems() {
+        let unpacked = target_dir().join("tools/bin/qemu-system-x86_64");
+        assert_eq!(qemu().is_absolute(), unpacked.exists());
     }
 }

@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::disk::Disk;
+use vm::Disk;
 
 /// What a host does to one block.
 #[derive(Clone, Copy, Debug)]

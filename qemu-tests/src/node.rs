@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::agent_line::{AgentExit, AgentStep};
-use crate::disk::Disk;
 use crate::image::Image;
 use crate::machine::{Machine, MachineConfig};
 use crate::site::Site;
-use crate::swtpm::{Swtpm, TpmAuthority};
+use vm::Disk;
+use vm::{Swtpm, TpmAuthority};
 
 /// A boot that says nothing for so long has failed.
 const SILENCE: Duration = Duration::from_secs(120);

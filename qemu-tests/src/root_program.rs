@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::disk::{Disk, DiskFormat};
 use crate::node::Node;
+use vm::{Disk, DiskFormat};
 
 /// The serial of the disk whose script the test image runs (`os-image/root-init-test.sh`).
 const SCRIPT: &str = "constellation-test";
@@ -23,7 +23,7 @@ impl Node {
         for (content, serial) in [(program, PROGRAM), (script, SCRIPT)] {
             let path = format!("{}.{serial}", self.name);
             let disk = disk(&self.config.workspace.file(&path), content, serial)?;
-            self.config.disks.retain(|disk| disk.serial != serial);
+            self.config.disks.retain(|disk| disk.serial() != serial);
             self.config.disks.push(disk);
         }
         Ok(())

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::accelerator::Accelerator;
 use crate::golden::{direct_boot_pcrs, firmware_event_log};
 use crate::image::Image;
 use crate::machine::{Boot, Machine, MachineConfig};
 use crate::node::Node;
 use crate::site::Site;
-use crate::swtpm::TpmAuthority;
 use crate::workspace::Workspace;
+use vm::Accelerator;
+use vm::TpmAuthority;
 
 /// Exit codes of the agent that scenarios expect (`docs/agent.md`, table of exit reasons).
 pub mod exit {
@@ -91,7 +91,7 @@ impl Scenario {
         let owner = format!("constellation.owner={}", site.owner);
         Ok(Self {
             boot: image.direct(&owner)?,
-            accelerator: Accelerator::probe(&image.kernel())?,
+            accelerator: crate::accelerator(&image.kernel())?,
             authority: TpmAuthority::create(&workspace.file("tpm-authority"))?,
             site,
             image,

@@ -13,8 +13,8 @@ use crate::cli::{Cli, Documents};
 use crate::lent::{self, LentOwner};
 use crate::machine::GUEST_JOIN_SERVICE;
 use crate::service::Service;
-use crate::swtpm::TpmAuthority;
 use crate::workspace::{Workspace, free_port};
+use vm::TpmAuthority;
 
 /// What every policy must list at least (`docs/formats.md`).
 pub(crate) const PCRS: [u32; 10] = [0, 2, 3, 4, 7, 9, 11, 12, 13, 15];

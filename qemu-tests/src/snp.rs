@@ -20,12 +20,14 @@ use serde_json::Value;
 use snp_device::{Behaviour, FW_CFG_NAME};
 use software_snp::{DevelopmentRoot, Leaf, Product, ReportFields, Tcb, table};
 
-use crate::accelerator::Accelerator;
+pub use azure::vouch;
+
 use crate::cli::{Cli, Launch};
 use crate::disk_guest::agent_of;
 use crate::image::Image;
 use crate::machine::{Boot, MachineConfig};
 use crate::workspace::{Workspace, base_dir};
+use vm::Accelerator;
 
 pub use collect::{Collected, Collection};
 pub use scenario::{MINIMUM, SnpScenario, owned, policy};
@@ -145,7 +147,7 @@ impl SnpGuest {
         let firmware = workspace.file("snp-firmware.fd");
         fs::write(&firmware, firmware::build())?;
         Ok(Self {
-            accelerator: Accelerator::probe(&image.kernel())?,
+            accelerator: crate::accelerator(&image.kernel())?,
             image,
             initrd,
             firmware,

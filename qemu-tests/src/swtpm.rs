@@ -1,30 +1,17 @@
-//! Software TPMs with endorsement key certificates under a local CA.
+//! Power for software TPMs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tempfile::TempDir;
+use vm::Swtpm;
 
-use crate::process::{Process, contained, run};
+use crate::process::{Process, contained};
 
 /// How long swtpm may take to listen.
 const START: Duration = Duration::from_secs(10);
-
-/// A manufacturer of TPMs: a root CA and an issuing CA of this run.
-#[derive(Clone, Debug)]
-pub struct TpmAuthority {
-    dir: PathBuf,
-}
-
-/// One TPM; its identity and NV memory live in a folder and survive power cycles.
-#[derive(Clone, Debug)]
-pub struct Swtpm {
-    pub(crate) dir: PathBuf,
-}
 
 /// A TPM that has power, for one boot of one machine.
 #[derive(Debug)]
@@ -35,90 +22,15 @@ pub(crate) struct PoweredTpm {
     _socket_dir: TempDir,
 }
 
-impl TpmAuthority {
-    /// Makes a new authority in a folder of its own.
-    pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let dir = dir.canonicalize()?;
-        let path = |name: &str| dir.join(name).display().to_string();
-        fs::write(
-            dir.join("setup.conf"),
-            format!(
-                "create_certs_tool=swtpm_localca\ncreate_certs_tool_config={}\ncreate_certs_tool_options={}\nactive_pcr_banks=sha256\n",
-                path("localca.conf"),
-                path("localca.options")
-            ),
-        )?;
-        fs::write(
-            dir.join("localca.conf"),
-            format!(
-                "statedir={}\nsigningkey={}\nissuercert={}\ncertserial={}\n",
-                dir.display(),
-                path("signkey.pem"),
-                path("issuercert.pem"),
-                path("certserial")
-            ),
-        )?;
-        fs::write(
-            dir.join("localca.options"),
-            "--platform-manufacturer Constellation\n--platform-version 1\n--platform-model test\n",
-        )?;
-        let authority = Self { dir };
-        // The CA's own certificates are made with the first TPM that it certifies.
-        Swtpm::manufacture(&authority.dir.join("first"), &authority)?;
-        Ok(authority)
-    }
-
-    /// The root certificate, PEM.
-    pub fn root(&self) -> PathBuf {
-        self.dir.join("swtpm-localca-rootca-cert.pem")
-    }
-
-    /// The certificate that signs endorsement key certificates, PEM; the root has signed it.
-    pub fn issuer(&self) -> PathBuf {
-        self.dir.join("issuercert.pem")
-    }
-}
-
-impl Swtpm {
-    /// Manufactures a TPM: RSA 2048 and ECC P-384 endorsement keys at 0x81010001 and 0x81010016,
-    /// their certificates in NV memory, and only the SHA-256 bank of PCRs.
-    pub fn manufacture(dir: &Path, authority: &TpmAuthority) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let dir = dir.canonicalize()?;
-        let mut setup = Command::new("swtpm_setup");
-        setup.args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--overwrite"]);
-        setup
-            .args(["--pcr-banks", "sha256"])
-            .arg("--tpmstate")
-            .arg(&dir);
-        setup.arg("--config").arg(authority.dir.join("setup.conf"));
-        setup.arg("--logfile").arg(dir.join("setup.log"));
-        setup.arg("--write-ek-cert-files").arg(&dir);
-        run(&mut setup).with_context(|| format!("see {}", dir.join("setup.log").display()))?;
-        Ok(Self { dir })
-    }
-
-    /// The certificate of the RSA endorsement key, DER.
-    pub fn ek_certificate(&self) -> Result<Vec<u8>> {
-        let path = self.dir.join("ek-rsa2048.crt");
-        fs::read(&path).with_context(|| format!("read {}", path.display()))
-    }
-
-    /// Gives the TPM power; QEMU takes it from there (init, start-up, shutdown).
-    pub(crate) fn power_on(&self) -> Result<PoweredTpm> {
+impl PoweredTpm {
+    /// Gives a TPM power; QEMU takes it from there (init, start-up, shutdown).
+    pub(crate) fn of(tpm: &Swtpm) -> Result<Self> {
         let socket_dir = tempfile::tempdir()?;
         let socket = socket_dir.path().join("tpm.sock");
         let mut command = contained("swtpm");
-        command.args(["socket", "--tpm2", "--terminate"]);
-        command
-            .arg("--tpmstate")
-            .arg(format!("dir={}", self.dir.display()));
-        command
-            .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", socket.display()));
-        let process = Process::spawn("swtpm", command, &self.dir.join("swtpm.log"))?;
-        let mut tpm = PoweredTpm {
+        tpm.arguments(&mut command, &socket);
+        let process = Process::spawn("swtpm", command, &tpm.dir().join("swtpm.log"))?;
+        let mut tpm = Self {
             process,
             socket,
             _socket_dir: socket_dir,
@@ -126,9 +38,7 @@ impl Swtpm {
         tpm.wait_listening()?;
         Ok(tpm)
     }
-}
 
-impl PoweredTpm {
     /// The control socket for QEMU.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
@@ -147,26 +57,5 @@ impl PoweredTpm {
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tpms_of_one_authority_differ_and_share_its_root() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = TpmAuthority::create(&dir.path().join("ca")).unwrap();
-        let first = Swtpm::manufacture(&dir.path().join("a"), &authority).unwrap();
-        let root = fs::read_to_string(authority.root()).unwrap();
-        let second = Swtpm::manufacture(&dir.path().join("b"), &authority).unwrap();
-        assert_eq!(root, fs::read_to_string(authority.root()).unwrap());
-        assert_ne!(
-            first.ek_certificate().unwrap(),
-            second.ek_certificate().unwrap()
-        );
-        let issuer = fs::read_to_string(authority.issuer()).unwrap();
-        assert!(issuer.contains("BEGIN CERTIFICATE"));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::{
     AgentStep, Disk, Lie, LyingDisk, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer,
-    Site, Swtpm, TpmAuthority, exit,
+    Site, Swtpm, TpmAuthority, exit, partitioned_state,
 };
 use serde_json::json;
 
@@ -187,7 +187,7 @@ fn no_disk_or_two_of_them_are_no_state_disk() -> Result<()> {
     let two = with_disks(&|disks| disks.push(second.clone()));
     two.start("two-of-one-serial")?
         .expect_exit(&[exit::STATE_DISK_MISSING])?;
-    let partition = Disk::partitioned_state(&scenario.workspace.file("partition.raw"), 256)?;
+    let partition = partitioned_state(&scenario.workspace.file("partition.raw"), 256)?;
     let both = with_disks(&|disks| disks.push(partition.clone()));
     both.start("disk-and-partition")?
         .expect_exit(&[exit::STATE_DISK_MISSING])?;
@@ -208,7 +208,7 @@ fn no_disk_or_two_of_them_are_no_state_disk() -> Result<()> {
 fn a_partition_can_be_the_state_disk() -> Result<()> {
     let scenario = Scenario::direct("partition")?;
     let mut node = scenario.node("worker-0")?;
-    let disk = Disk::partitioned_state(&scenario.workspace.file("partition.raw"), 512)?;
+    let disk = partitioned_state(&scenario.workspace.file("partition.raw"), 512)?;
     node.config.disks.truncate(1);
     node.config.disks.push(disk.clone());
     node.start("join")?.expect_unlocked(1)?;

@@ -9,8 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::{
-    Accelerator, Boot, Disk, DiskGuest, DiskReport, Image, Machine, MachineConfig, Node, Scenario,
-    Site, Workspace, agent_of, direct_boot_pcrs, exit, run,
+    Boot, Disk, DiskGuest, DiskReport, Image, Machine, MachineConfig, Node, Scenario, Site,
+    Workspace, agent_of, direct_boot_pcrs, exit, run,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -264,7 +264,7 @@ fn an_altered_root_does_not_start() -> Result<()> {
             initrd: initrd.clone(),
             cmdline: cmdline.to_owned(),
         };
-        let accelerator = Accelerator::probe(&kernel)?;
+        let accelerator = qemu_tests::accelerator(&kernel)?;
         let mut config = MachineConfig::new(&workspace, accelerator, boot);
         config.disks = vec![root, state.clone()];
         config.start(name)

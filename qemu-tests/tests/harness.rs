@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use qemu_tests::{
-    Accelerator, Boot, ChangedUki, Disk, Image, Line, Machine, MachineConfig, Site, Swtpm,
-    Timeline, TpmAuthority, Workspace, firmware_event_log,
+    Boot, ChangedUki, Disk, Image, Line, Machine, MachineConfig, Site, Swtpm, Timeline,
+    TpmAuthority, Workspace, firmware_event_log,
 };
 use serde_json::json;
 
@@ -22,7 +22,7 @@ const BOOT: Duration = Duration::from_secs(180);
 /// A machine with the probe image, which prints PCRs and powers off.
 fn direct(workspace: &Workspace) -> MachineConfig {
     let image = Image::of("probe").unwrap();
-    let accelerator = Accelerator::probe(&image.kernel()).unwrap();
+    let accelerator = qemu_tests::accelerator(&image.kernel()).unwrap();
     MachineConfig::new(workspace, accelerator, image.direct("").unwrap())
 }
 
@@ -131,7 +131,7 @@ fn an_installation_becomes_ready_and_stops_when_asked() {
     let workspace = Workspace::create("harness-site").unwrap();
     let authority = TpmAuthority::create(&workspace.file("tpm-ca")).unwrap();
     let image = Image::of("probe").unwrap();
-    let accelerator = Accelerator::probe(&image.kernel()).unwrap();
+    let accelerator = qemu_tests::accelerator(&image.kernel()).unwrap();
     let mut site = Site::create(&workspace).unwrap();
     site.trust(&authority).unwrap();
     let owned = workspace.file("owned.efi");

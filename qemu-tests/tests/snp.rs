@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use qemu_tests::exit::{EVIDENCE_MALFORMED, EVIDENCE_REFUSED, STALLED, THROTTLED};
 use qemu_tests::{
-    Accelerator, Chip, GUEST_JOIN_SERVICE, MINIMUM, Metadata, SnpGuest, SnpScenario, Swtpm,
-    TpmAuthority, Workspace, agent_of, development_root, direct_boot_pcrs, owned,
+    Chip, GUEST_JOIN_SERVICE, MINIMUM, Metadata, SnpGuest, SnpScenario, Swtpm, TpmAuthority,
+    Workspace, agent_of, development_root, direct_boot_pcrs, owned, vouch,
 };
 use serde_json::json;
 use snp_device::Answer;
@@ -359,7 +359,7 @@ fn a_node_in_a_paravisor_joins_and_rejoins() -> Result<()> {
     let behaviour = scenario.chip.guest(paravisor)?;
     let kds = serve(behaviour.leaf.certificate())?;
     scenario.site.fetch_endorsements(kds.port())?;
-    let accelerator = Accelerator::probe(&scenario.guest.image().kernel())?;
+    let accelerator = qemu_tests::accelerator(&scenario.guest.image().kernel())?;
     let image = json!({
         "name": "test",
         "roles": ["worker"],
@@ -372,7 +372,7 @@ fn a_node_in_a_paravisor_joins_and_rejoins() -> Result<()> {
     let manufacture = |name: &str| Swtpm::manufacture(&scenario.workspace.file(name), &authority);
 
     let tpm = manufacture("tpm")?;
-    tpm.vouch(&behaviour.report, &behaviour.leaf)?;
+    vouch(&tpm, &behaviour.report, &behaviour.leaf)?;
     let mut node = scenario.node("worker-0", &behaviour)?;
     node.config.tpm = Some(tpm);
     node.start("join")?.expect_unlocked(1)?;
@@ -380,7 +380,7 @@ fn a_node_in_a_paravisor_joins_and_rejoins() -> Result<()> {
 
     let own = Chip::new(&development_root("impostor")?, Product::Milan, 1).guest(paravisor)?;
     let other = manufacture("other-tpm")?;
-    other.vouch(&own.report, &own.leaf)?;
+    vouch(&other, &own.report, &own.leaf)?;
     node.config.tpm = Some(other);
     scenario.expect_node_refused(&node, "other-tpm", &["appraisal refused"])?;
     scenario.passed()

@@ -2,12 +2,15 @@
 
 use crate::machine::Machine;
 use anyhow::{Context as _, Result, ensure};
-use api::{CommitRequest, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join};
+use api::{
+    CertificateRequests, CommitRequest, JoinTicketRequest, RejoinTicket, RejoinTicketRequest, join,
+};
 use attested_tls::{
     AttesterProgress, AttesterSession, AttesterTerms, RpcClient, SealingKey, Start, TlsEnd,
 };
 use evidence::AdmissionPath;
 use identity::{DiskId, Generation, KeyVersion, Role};
+use initrd_agent::kubelet::KubeletKeys;
 use owner::OwnerFingerprint;
 use std::{
     net::{SocketAddr, TcpStream},
@@ -25,6 +28,8 @@ pub(crate) struct Attester {
     site: Site,
     name: String,
     disk: Option<DiskId>,
+    /// What its kubelet asks to be certified, where there is a Kubernetes.
+    requests: Option<CertificateRequests>,
 }
 
 /// Where the node goes, and for whom.
@@ -52,7 +57,16 @@ impl Attester {
             site,
             name,
             disk: None,
+            requests: None,
         })
+    }
+
+    /// From now on with keys of a kubelet that are to be certified.
+    pub(crate) fn with_kubelet(mut self) -> Result<Self> {
+        // Nobody gets a certificate for a loopback address.
+        let keys = KubeletKeys::make(&self.name.parse()?, None)?;
+        self.requests = Some(keys.requests);
+        Ok(self)
     }
 
     /// Joins with a blank disk.
@@ -65,7 +79,7 @@ impl Attester {
             disk,
             node_name: self.name.parse()?,
             role: Role::Worker,
-            certificate_requests: None,
+            certificate_requests: self.requests.clone(),
         };
         let request = join::IssueJoinTicketRequest::from(request);
         let _: join::IssueJoinTicketResponse = accepted.call("IssueJoinTicket", &request)?;
@@ -79,7 +93,7 @@ impl Attester {
     pub(crate) fn rejoin(&self) -> Result<()> {
         let accepted = self.dial(AdmissionPath::Rejoin)?;
         let disk = self.disk.context("the node has not joined")?;
-        let generation = accepted.request_key(disk)?;
+        let generation = accepted.request(disk, self.requests.clone())?;
         accepted.commit(disk, Generation(generation.0 + 1))
     }
 
@@ -131,15 +145,24 @@ impl Attester {
 impl Accepted {
     /// Asks for the key of a joined disk and opens it; gives the recorded generation.
     pub(crate) fn request_key(&self, disk: DiskId) -> Result<Generation> {
+        self.request(disk, None)
+    }
+
+    fn request(&self, disk: DiskId, requests: Option<CertificateRequests>) -> Result<Generation> {
+        let certified = requests.is_some();
         let request = join::IssueRejoinTicketRequest::from(RejoinTicketRequest {
             disk,
             key_version: KeyVersion::FIRST,
-            certificate_requests: None,
+            certificate_requests: requests,
         });
         let answer: join::IssueRejoinTicketResponse = self.call("IssueRejoinTicket", &request)?;
         let ticket = RejoinTicket::try_from(answer)?;
         self.sealing_key
             .open_data_key(&ticket.data_key, self.client.peer().binding())?;
+        ensure!(
+            ticket.material.is_some() == certified,
+            "a ticket with certificates, or without, that was not asked for"
+        );
         Ok(ticket.generation)
     }
 

@@ -68,7 +68,7 @@ struct Lab {
 impl Lab {
     fn open(image: Image) -> Result<Self> {
         let workspace = Workspace::create("bench-boots")?;
-        let accelerator = Accelerator::probe(&image.kernel())?;
+        let accelerator = qemu_tests::accelerator(&image.kernel())?;
         let authority = TpmAuthority::create(&workspace.file("tpm-authority"))?;
         let mut site = Site::create(&workspace)?;
         site.trust(&authority)?;

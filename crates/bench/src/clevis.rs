@@ -5,7 +5,7 @@ use crate::{boots::PATIENCE, report::Report, statistics::median, tickets::count}
 use anyhow::{Context as _, Result};
 use measure::{cmdline::Cmdline, uki};
 use qemu_tests::{
-    Accelerator, Boot, Disk, DiskFormat, Image, MachineConfig, Swtpm, TpmAuthority, Workspace,
+    Boot, Disk, DiskFormat, Image, MachineConfig, Swtpm, TpmAuthority, Workspace,
 };
 use serde_json::Value;
 use std::{
@@ -36,7 +36,7 @@ pub(crate) fn measure(dir: &Path, report: &mut Report) -> Result<()> {
     report.figure("clevis_initrd_bytes", count(initrd.len()), "dracut, gzip");
     let workspace = Workspace::create("bench-clevis")?;
     let uki = build_uki(&image, &initrd, &workspace)?;
-    let accelerator = Accelerator::probe(&image.kernel())?;
+    let accelerator = qemu_tests::accelerator(&image.kernel())?;
     let mut config = MachineConfig::new(&workspace, accelerator, Boot::Firmware { uki });
     let authority = TpmAuthority::create(&workspace.file("tpm-authority"))?;
     config.tpm = Some(Swtpm::manufacture(&workspace.file("tpm"), &authority)?);

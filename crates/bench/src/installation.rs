@@ -19,7 +19,7 @@ const THREADS: usize = 4;
 
 /// One source address stands for a thousand nodes here, so what limits one address would limit the
 /// measurement. Nothing else differs from the defaults.
-const JOIN_LIMITS: &str = "
+pub(crate) const JOIN_LIMITS: &str = "
 [limits]
 connections_per_address = 2048
 handshakes = 2048

@@ -10,6 +10,7 @@ mod appraisals;
 mod attester;
 mod boots;
 mod clevis;
+mod cluster;
 mod crowd;
 mod handshakes;
 mod installation;
@@ -54,6 +55,8 @@ enum Group {
     Boots,
     /// The same for clevis and tang
     Clevis,
+    /// Kubernetes: init, join and recover beside bare kubeadm, tickets by an API server, memory
+    Cluster,
     /// Appraisals of SEV-SNP reports, tickets for SEV-SNP guests
     Snp,
     /// Tickets, handshakes, memory
@@ -84,6 +87,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         && let Some(system) = &arguments.clevis
     {
         clevis::measure(system, &mut report).context("clevis")?;
+    }
+    if wanted(Group::Cluster) {
+        match cluster::kubernetes() {
+            Ok(kubernetes) => cluster::measure(&kubernetes, &mut report).context("cluster")?,
+            Err(error) => eprintln!("bench: no figures of a cluster: {error:#}"),
+        }
     }
     print!("{report}");
     report.write(&arguments.out)

@@ -1,6 +1,6 @@
 //! What the kernel says about a process.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{fs, time::Duration};
 
@@ -9,6 +9,25 @@ use std::{fs, time::Duration};
 pub(crate) struct ProcessId(pub(crate) u32);
 
 impl ProcessId {
+    /// The process of this name, as the kernel shortens it, whose control group is below this one.
+    pub(crate) fn find(name: &str, group: &str) -> Result<Self> {
+        // `TASK_COMM_LEN` (include/linux/sched.h): 16 with its zero.
+        let name = name.get(..15).unwrap_or(name);
+        for entry in fs::read_dir("/proc")? {
+            let id = entry?.file_name();
+            let Some(id) = id.to_str().and_then(|id| id.parse().ok()) else {
+                continue;
+            };
+            let process = Self(id);
+            // A process may end while it is looked at.
+            let read = |file| process.read(file).unwrap_or_default();
+            if read("comm").trim_end() == name && read("cgroup").contains(group) {
+                return Ok(process);
+            }
+        }
+        bail!("no process `{name}` runs there")
+    }
+
     /// User and system time of all its threads, ended ones too. `proc(5)`: in clock ticks, fields
     /// 14 and 15; the kernel scales them to the precise run time.
     pub(crate) fn cpu_time(self) -> Result<Duration> {
@@ -80,6 +99,15 @@ impl Drop for Stopped {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    #[test]
+    fn a_process_is_found_in_its_group_only() {
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        let group = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let group = group.lines().next().unwrap();
+        assert!(ProcessId::find(own.trim_end(), group).is_ok());
+        assert!(ProcessId::find(own.trim_end(), "no such group").is_err());
+    }
 
     #[test]
     fn our_own_work_shows() {

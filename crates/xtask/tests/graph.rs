@@ -27,10 +27,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("state-disk", &["identity", "secret"]),
     (
         "appraisal",
-        &["evidence", "identity", "owner", "secret", "snp", "tpm", "x509"],
+        &[
+            "evidence", "identity", "owner", "secret", "snp", "tpm", "x509",
+        ],
     ),
     ("admission", &["appraisal", "audit", "evidence", "identity"]),
     ("secret-file", &[]),
+    // `constellation mini` starts machines by it.
+    ("vm", &["child-process"]),
     ("endorsements", &["appraisal", "evidence", "snp"]),
     ("api", &["evidence", "identity", "owner"]),
     (
@@ -95,6 +99,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "identity",
             "kube-store",
             "manifests",
+            "platform",
             "service-runtime",
             "x509",
         ],
@@ -151,6 +156,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "secret-file",
             "snp",
             "tpm",
+            "vm",
             "x509",
         ],
     ),

@@ -5,7 +5,7 @@ use software_snp::{Leaf, ReportFields, paravisor};
 use software_tpm::{Connection, SoftwareTpm};
 use tpm::{AttestationKey, EkKind};
 
-use crate::swtpm::Swtpm;
+use vm::Swtpm;
 
 /// Where the paravisor puts them (`docs/agent.md`, table of kinds).
 const REPORT: u32 = 0x0140_0001;
@@ -16,18 +16,16 @@ const READ_PUBLIC: [u8; 10] = [0x80, 0x01, 0, 0, 0, 14, 0, 0, 0x01, 0x73];
 /// Bytes of an RSA-2048 modulus, which is the last field of the public area.
 const MODULUS: usize = 256;
 
-impl Swtpm {
-    /// Makes an attestation key and stores a report of the paravisor that vouches for it.
-    pub fn vouch(&self, report: &ReportFields, leaf: &Leaf) -> Result<()> {
-        let tpm = SoftwareTpm::open(&self.dir)?;
-        let mut connection = tpm.connect()?;
-        let template = AttestationKey::template(EkKind::Rsa2048, &[1; 32]);
-        connection.keep_key(&template, KEY)?;
-        let modulus = modulus(&mut connection)?;
-        let blob = paravisor::hcl_report(report, leaf, &modulus)?;
-        connection.store_for_owner(REPORT, &blob)?;
-        Ok(())
-    }
+/// Makes an attestation key and stores a report of the paravisor that vouches for it.
+pub fn vouch(tpm: &Swtpm, report: &ReportFields, leaf: &Leaf) -> Result<()> {
+    let tpm = SoftwareTpm::open(tpm.dir())?;
+    let mut connection = tpm.connect()?;
+    let template = AttestationKey::template(EkKind::Rsa2048, &[1; 32]);
+    connection.keep_key(&template, KEY)?;
+    let modulus = modulus(&mut connection)?;
+    let blob = paravisor::hcl_report(report, leaf, &modulus)?;
+    connection.store_for_owner(REPORT, &blob)?;
+    Ok(())
 }
 
 fn modulus(connection: &mut Connection) -> Result<Vec<u8>> {

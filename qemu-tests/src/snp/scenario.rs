@@ -8,12 +8,12 @@ use snp_device::Behaviour;
 use software_snp::{Product, Tcb};
 
 use super::{Chip, SnpGuest, development_root, fw_cfg};
-use crate::disk::Disk;
 use crate::machine::{Boot, MachineConfig};
 use crate::node::{Node, STATE_MIB};
 use crate::scenario::exit;
 use crate::site::Site;
 use crate::workspace::Workspace;
+use vm::Disk;
 
 /// How long the join service may take to log what it has already answered.
 const LOG: Duration = Duration::from_secs(10);

@@ -34,7 +34,7 @@ pub(crate) fn tell(verbose: bool) -> Result<()> {
 fn chapters(workspace: &Workspace, view: &mut View, verbose: bool) -> Result<()> {
     let image = Image::of("release")?;
     let accelerator = view.step("0 try KVM", |_| {
-        let accelerator = Accelerator::probe(&image.kernel())?;
+        let accelerator = qemu_tests::accelerator(&image.kernel())?;
         Ok((accelerator, format!("machines run on {accelerator}")))
     })?;
     let event_log = view.step("0 record what the firmware measures", |progress| {

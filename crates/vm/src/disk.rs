@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::process::run;
+use child_process::run;
+
+use crate::escape;
 
 /// The serial of the verified root's disk.
 const ROOT_SERIAL: &str = "constellation-root";
@@ -30,11 +32,12 @@ pub enum DiskFormat {
 /// One disk, as the machine shall see it.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    pub(crate) path: PathBuf,
-    pub(crate) format: DiskFormat,
-    pub(crate) serial: String,
-    pub(crate) read_only: bool,
-    pub(crate) snapshot: bool,
+    path: PathBuf,
+    format: DiskFormat,
+    serial: String,
+    read_only: bool,
+    snapshot: bool,
+    flushes: bool,
 }
 
 impl Disk {
@@ -66,6 +69,7 @@ impl Disk {
             serial: serial.to_owned(),
             read_only: false,
             snapshot: false,
+            flushes: true,
         }
     }
 
@@ -73,6 +77,14 @@ impl Disk {
     #[must_use]
     pub fn with_snapshot(mut self) -> Self {
         self.snapshot = true;
+        self
+    }
+
+    /// The same disk, but what the guest flushes stays in this host's memory for a while: faster, and
+    /// lost when the host itself loses power.
+    #[must_use]
+    pub const fn without_flushes(mut self) -> Self {
+        self.flushes = false;
         self
     }
 
@@ -126,21 +138,28 @@ impl Disk {
         Ok(true)
     }
 
+    /// What the guest knows it by.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
     /// The file behind the disk.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The value of QEMU's `-drive` for this disk.
-    pub(crate) fn drive(&self, id: &str) -> String {
+    pub fn drive(&self, id: &str) -> String {
         let format = match self.format {
             DiskFormat::Qcow2 => "qcow2",
             DiskFormat::Raw => "raw",
         };
         format!(
-            "if=none,id={id},format={format},readonly={},snapshot={},file={}",
+            "if=none,id={id},format={format},readonly={},snapshot={},{}file={}",
             on_off(self.read_only),
             on_off(self.snapshot),
+            if self.flushes { "" } else { "cache=unsafe," },
             escape(&self.path)
         )
     }
@@ -171,11 +190,6 @@ fn is_zero(file: &File, start: u64, end: u64) -> io::Result<bool> {
         at += length as u64;
     }
     Ok(true)
-}
-
-/// QEMU's option parser takes a doubled comma for a comma.
-pub(crate) fn escape(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
 }
 
 fn on_off(value: bool) -> &'static str {

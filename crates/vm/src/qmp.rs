@@ -20,17 +20,26 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// The channel at this socket.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
         Self { path, stream: None }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Presses the reset button.
     pub fn reset(&mut self) -> Result<()> {
         self.execute("system_reset", &json!({})).map(drop)
+    }
+
+    /// Presses the power button: the guest shuts down by itself.
+    pub fn power_down(&mut self) -> Result<()> {
+        self.execute("system_powerdown", &json!({})).map(drop)
     }
 
     /// Stops the processors where they are.
