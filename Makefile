@@ -60,7 +60,7 @@ lint: setup
 doc: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
-bench: image
+bench: image kubernetes
 	cargo run --release -p xtask -- bench
 
 fuzz-smoke: setup

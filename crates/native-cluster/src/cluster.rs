@@ -103,7 +103,20 @@ impl Cluster {
         self.add(name, "control-plane")
     }
 
+    /// Adds a machine that is switched on and does not boot before [`Self::boot`].
+    ///
+    /// # Errors
+    /// If the machine cannot be made.
+    pub fn install_node(&mut self, name: &str) -> Result<()> {
+        self.install(name, "worker")
+    }
+
     fn add(&mut self, name: &str, role: &'static str) -> Result<()> {
+        self.install(name, role)?;
+        self.boot(self.nodes.len() - 1)
+    }
+
+    fn install(&mut self, name: &str, role: &'static str) -> Result<()> {
         let number = u8::try_from(self.nodes.len() + 1)?;
         let node = Node::new(
             &self.kubernetes,
@@ -118,7 +131,7 @@ impl Cluster {
             balancer.add(Network::address(number));
         }
         self.nodes.push(node);
-        self.boot(self.nodes.len() - 1)
+        Ok(())
     }
 
     /// Cuts a node's power.
@@ -139,7 +152,11 @@ impl Cluster {
         self.boot(index)
     }
 
-    fn boot(&mut self, index: usize) -> Result<()> {
+    /// Boots a node that has power, for the first time since it has.
+    ///
+    /// # Errors
+    /// If its programs do not start.
+    pub fn boot(&mut self, index: usize) -> Result<()> {
         // The first node becomes one by its init, whatever its host hints.
         let serving = self
             .nodes

@@ -14,12 +14,15 @@ use std::{
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// Measured are release builds; the harness finds them because it is one itself.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 9] = [
     "bench",
+    "bootstrapper",
     "constellation-cli",
     "join-service",
     "key-service",
+    "native-cluster",
     "qemu-tests",
+    "verification-service",
     "xtask",
 ];
 
@@ -32,7 +35,7 @@ pub(crate) struct Args {
     /// Where the figures go
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
-    /// Measure only these groups: `tickets`, `snp`, `boots`, `clevis` [default: all]
+    /// Measure only these groups: `tickets`, `snp`, `boots`, `clevis`, `cluster` [default: all]
     #[arg(long)]
     only: Vec<String>,
 }
