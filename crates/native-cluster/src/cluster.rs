@@ -1,6 +1,6 @@
 //! The cluster, and what an operator does with it.
 
-use crate::{Node, Owner, TpmAuthority, balancer::Balancer, images};
+use crate::{IMAGE, Node, Owner, TpmAuthority, balancer::Balancer, images};
 use anyhow::{Context as _, Result, bail};
 use child_process::run;
 use kubernetes_binaries::Kubernetes;
@@ -30,6 +30,7 @@ pub struct Cluster {
     balancer: Option<Balancer>,
     kubernetes: Kubernetes,
     images: PathBuf,
+    image: String,
     _folder: TempDir,
 }
 
@@ -52,6 +53,7 @@ impl Cluster {
             balancer: None,
             kubernetes,
             images,
+            image: IMAGE.to_owned(),
             _folder: folder,
         })
     }
@@ -121,7 +123,7 @@ impl Cluster {
         let node = Node::new(
             &self.kubernetes,
             &self.network,
-            &self.authority,
+            self.authority.manufacture(&self.image)?,
             (name, number),
             role,
         )?;
@@ -132,6 +134,11 @@ impl Cluster {
         }
         self.nodes.push(node);
         Ok(())
+    }
+
+    /// What machines boot from now on, whatever they booted before.
+    pub fn insert(&mut self, image: &str) {
+        image.clone_into(&mut self.image);
     }
 
     /// Cuts a node's power.
@@ -148,7 +155,7 @@ impl Cluster {
     /// If the machine cannot be started.
     pub fn power_on(&mut self, index: usize) -> Result<()> {
         let node = self.nodes.get_mut(index).context("no such node")?;
-        node.power_on(&self.network)?;
+        node.power_on(&self.network, &self.image)?;
         self.boot(index)
     }
 
@@ -224,6 +231,17 @@ impl Cluster {
         command.arg("--kubeconfig").arg(self.owner.kubeconfig());
         self.owner.know(&mut command);
         self.owner.judge(&mut command);
+        Ok(command)
+    }
+
+    /// `constellation upgrade` with these words.
+    ///
+    /// # Errors
+    /// If the program is not built.
+    pub fn upgrade_command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.constellation(&["upgrade"])?;
+        command.args(words);
+        command.arg("--kubeconfig").arg(self.owner.kubeconfig());
         Ok(command)
     }
 

@@ -1,9 +1,6 @@
 //! A node: namespaces, a TPM, a folder for a state disk, and the programs of a measured image.
 
-use crate::{
-    expiry::Authorities,
-    tpm::{IMAGE, Tpm, TpmAuthority},
-};
+use crate::{expiry::Authorities, tpm::Tpm};
 use anyhow::{Context as _, Result};
 use kubernetes_binaries::Kubernetes;
 use native_agent::Settings;
@@ -41,17 +38,17 @@ impl Node {
     /// it be of this role.
     ///
     /// # Errors
-    /// If the kernel refuses namespaces, or swtpm does not start.
+    /// If the kernel refuses namespaces.
     pub fn new(
         kubernetes: &Kubernetes,
         network: &Network,
-        authority: &TpmAuthority,
+        tpm: Tpm,
         (name, number): (&str, u8),
         role: &'static str,
     ) -> Result<Self> {
         Ok(Self {
             isolated: IsolatedNode::start(kubernetes, network, name, number)?,
-            tpm: authority.manufacture(IMAGE)?,
+            tpm,
             role,
             boots: 0,
         })
@@ -127,12 +124,12 @@ impl Node {
         self.isolated.power_off()
     }
 
-    /// Restores the power: the TPM is reset, the disk stayed, nothing runs yet.
+    /// Restores the power: the TPM is reset, `image` was booted, the state disk stayed, nothing runs yet.
     ///
     /// # Errors
     /// If namespaces or TPM do not come.
-    pub fn power_on(&mut self, network: &Network) -> Result<()> {
-        self.tpm.reboot(IMAGE)?;
+    pub fn power_on(&mut self, network: &Network, image: &str) -> Result<()> {
+        self.tpm.reboot(image)?;
         self.isolated.power_on(network)
     }
 

@@ -58,6 +58,25 @@ impl Owner {
         self.cli.reference_values_sign(&unsigned, signed).map(drop)
     }
 
+    /// Measures `image`, as `constellation measure` does an image on a disk, and gives the file.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn measure(&self, image: &str) -> Result<PathBuf> {
+        let file = self.folder.join(format!("{image}.measured.json"));
+        let measured = json!({"pcrs": reference_pcrs(image)});
+        fs::write(&file, measured.to_string())?;
+        Ok(file)
+    }
+
+    /// Adds the signed reference values alone, for verbs that sign the next ones.
+    pub fn amend(&self, command: &mut Command) {
+        self.act(command);
+        command
+            .arg("--reference-values")
+            .arg(&self.documents.reference_values);
+    }
+
     fn sign(&self, authority: &TpmAuthority) -> Result<()> {
         let [root, issuer] = authority.certificates()?;
         let file = |name: &str| self.folder.join(name);
