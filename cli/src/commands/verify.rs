@@ -5,6 +5,7 @@
 
 mod ask;
 mod checked;
+mod finding;
 mod saved;
 mod target;
 
@@ -30,7 +31,8 @@ use crate::{
     output::{OutputFormat, Status, table},
     rules::RulesArgs,
 };
-pub(super) use ask::{Finding, Outcome, Verifier};
+pub(super) use ask::Verifier;
+pub(super) use finding::{Finding, Outcome};
 use saved::Asked;
 pub(super) use target::Target;
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::{
-    ask::{Finding, Outcome},
+    finding::{Finding, Outcome},
     target::Target,
 };
 

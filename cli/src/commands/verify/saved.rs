@@ -16,8 +16,9 @@ use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Finding, Target, Verifier,
-    ask::{Check, Failure, Proven, Refused, compare, now},
+    Target, Verifier,
+    ask::{compare, now},
+    finding::{Check, Failure, Finding, Proven, Refused},
 };
 use crate::files;
 
@@ -280,7 +281,7 @@ fn malformed(error: impl std::error::Error) -> Failure {
 fn differs(check: &str, expected: &str, got: &str) -> Failure {
     Failure::Refused(Refused::by(
         "the document is not acceptable",
-        Check::new(check, expected, got),
+        vec![Check::new(check, expected, got)],
     ))
 }
 

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use super::ask::Finding;
+use super::finding::Finding;
 use crate::kubernetes::Member;
 
 /// The gRPC port of the verification service.
