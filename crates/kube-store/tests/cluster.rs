@@ -5,13 +5,16 @@
     reason = "a failed set-up fails the test; the lints know test functions only"
 )]
 
+#[path = "support/requests.rs"]
+mod requests;
+
 use admission::{
     Adoption, BootClaim, BootId, ControlPlaneEntry, Key, OperatorAction, Peer, Refusal, Request,
-    SealingKeyHash, Timestamp, Value, Version,
+    SealingKeyHash, Value, Version,
 };
 use appraisal::AttesterIdentity;
 use evidence::AdmissionPath;
-use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
+use identity::{Generation, KeyVersion, Role};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client,
@@ -20,16 +23,11 @@ use kube::{
 };
 use kube_store::{DecisionError, GROUP, KubeStore, NAMESPACE, StoreError, VERSION};
 use native_kubernetes::{ControlPlane, Kubernetes, Options};
+use requests::{act, ask, disk, join, join_as, name, peer};
 use serde_json::json;
 use std::{
     sync::LazyLock,
     time::{Duration, Instant},
-};
-
-const CONTEXT: admission::Context = admission::Context {
-    now: Timestamp(100),
-    key_version: KeyVersion::FIRST,
-    live_until: None,
 };
 
 /// One for all tests that do not harm it; each has names and disks of its own.
@@ -87,48 +85,11 @@ fn objects(client: Client, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client, NAMESPACE, &resource(kind))
 }
 
-fn peer(machine: u8, boot: u8) -> Peer {
-    Peer {
-        attester: AttesterIdentity::Machine([machine; 32]),
-        image: "worker-1".into(),
-        roles: [Role::Worker, Role::ControlPlane].into(),
-        boot: BootId::of_sealing_key(&[boot; 32]),
-        sealing_key: SealingKeyHash::of(&[boot; 32]),
-        path: AdmissionPath::Join,
-    }
-}
-
-const fn disk(number: u8) -> DiskId {
-    DiskId::from_bytes([number; 16])
-}
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
-
-fn join(number: u8, node: &str, role: Role) -> Request {
-    Request::IssueJoinTicket {
-        disk: disk(number),
-        node: name(node),
-        role,
-    }
-}
-
 const fn commit(number: u8, generation: u64) -> Request {
     Request::Commit {
         disk: disk(number),
         generation: Generation(generation),
     }
-}
-
-async fn ask(store: &KubeStore, peer: &Peer, request: &Request) -> Result<(), DecisionError> {
-    let decided = store.settle(|snapshot| admission::decide(request, peer, &CONTEXT, snapshot));
-    decided.await.map(|persisted| drop(persisted.audited()))
-}
-
-async fn act(store: &KubeStore, action: &OperatorAction) -> Result<(), DecisionError> {
-    let decided = store.settle(|snapshot| admission::operate(action, &CONTEXT, snapshot));
-    decided.await.map(|persisted| drop(persisted.audited()))
 }
 
 /// Each kind of object comes back as it was written: the schema drops and rounds nothing.
@@ -140,7 +101,7 @@ async fn every_kind_of_object_passes_the_schema() {
     };
     act(&store, &open).await.unwrap();
     let control = peer(1, 1);
-    let request = join(1, "control-1", Role::ControlPlane);
+    let request = join_as(1, "control-1", Role::ControlPlane);
     ask(&store, &control, &request).await.unwrap();
     let entry = Key::ControlPlane(name("control-1"));
     let bound = ControlPlaneEntry::Bound {
@@ -236,7 +197,7 @@ async fn of_many_clients_one_creates() {
     let tries = (20..26).map(|number| {
         let store = store();
         tokio::spawn(async move {
-            let request = join(number, "raced", Role::Worker);
+            let request = join(number, "raced");
             ask(&store, &peer(number, number), &request).await
         })
     });
@@ -256,7 +217,7 @@ async fn of_many_clients_one_creates() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compare_and_set_conflicts_are_decided_again() {
     let machine = peer(30, 30);
-    let request = join(30, "worker-30", Role::Worker);
+    let request = join(30, "worker-30");
     let (one, other) = (store(), store());
     let (a, b) = tokio::join!(
         ask(&one, &machine, &request),
@@ -290,7 +251,7 @@ async fn compare_and_set_conflicts_are_decided_again() {
 #[tokio::test]
 async fn rubbish_that_the_schema_lets_through_refuses_by_name() {
     let store = store();
-    let request = join(40, "worker-40", Role::Worker);
+    let request = join(40, "worker-40");
     ask(&store, &peer(40, 40), &request).await.unwrap();
     let claims = objects(SHARED.kube_client().unwrap(), "AdmissionClaim");
     let rubbish = json!({"spec": {"claim": {"disk": "no uuid"}}});
@@ -328,7 +289,7 @@ async fn rubbish_that_the_schema_lets_through_refuses_by_name() {
 async fn nobody_without_a_role_reads_or_writes() {
     let access = SHARED.access_as("somebody", &[]).unwrap();
     let store = KubeStore::new(access.client().unwrap());
-    let answer = ask(&store, &peer(50, 50), &join(50, "worker-50", Role::Worker)).await;
+    let answer = ask(&store, &peer(50, 50), &join(50, "worker-50")).await;
     assert!(
         matches!(
             answer,
@@ -373,7 +334,7 @@ async fn a_killed_api_server_heals() {
         let number = 60 + round;
         let node = format!("worker-{number}");
         let store = KubeStore::new(control_plane.kube_client().unwrap());
-        let request = join(number, &node, Role::Worker);
+        let request = join(number, &node);
         let asked = {
             let (store, request) = (store.clone(), request.clone());
             tokio::spawn(async move { ask(&store, &peer(number, number), &request).await })
@@ -388,7 +349,7 @@ async fn a_killed_api_server_heals() {
         tokio::task::block_in_place(|| control_plane.start_api_server().unwrap());
         let store = KubeStore::new(control_plane.kube_client().unwrap());
         ask(&store, &peer(number, number), &request).await.unwrap();
-        let thief = ask(&store, &peer(99, 99), &join(99, &node, Role::Worker)).await;
+        let thief = ask(&store, &peer(99, 99), &join(99, &node)).await;
         assert!(
             matches!(
                 thief,
@@ -416,7 +377,7 @@ async fn a_watch_cache_is_never_asked() {
     installed.unwrap();
     let client = control_plane.kube_client().unwrap();
     let store = KubeStore::new(client.clone());
-    ask(&store, &peer(70, 70), &join(70, "worker-70", Role::Worker))
+    ask(&store, &peer(70, 70), &join(70, "worker-70"))
         .await
         .unwrap();
     let records = objects(client, "NodeRecord");

@@ -7,60 +7,17 @@
 )]
 
 mod api_server;
+#[path = "../support/requests.rs"]
+mod requests;
 
 use admission::{
-    BootId, Claim, ControlPlaneEntry, Key, OperatorAction, Peer, Refusal, Request, SealingKeyHash,
-    SerialRefusal, Timestamp, Value, Version,
+    Claim, ControlPlaneEntry, Key, OperatorAction, Refusal, Request, SerialRefusal, Value, Version,
 };
 use api_server::{ApiServer, Fault};
-use appraisal::AttesterIdentity;
-use evidence::AdmissionPath;
-use identity::{DiskId, Generation, KeyVersion, NodeName, Role};
-use kube_store::{DecisionError, KubeStore, SerialError, StoreError};
+use identity::Generation;
+use kube_store::{DecisionError, SerialError, StoreError};
+use requests::{act, ask, disk, join, name, peer};
 use serde_json::json;
-
-const CONTEXT: admission::Context = admission::Context {
-    now: Timestamp(100),
-    key_version: KeyVersion::FIRST,
-    live_until: None,
-};
-
-fn peer(machine: u8, boot: u8) -> Peer {
-    Peer {
-        attester: AttesterIdentity::Machine([machine; 32]),
-        image: "image".into(),
-        roles: [Role::Worker, Role::ControlPlane].into(),
-        boot: BootId::of_sealing_key(&[boot; 32]),
-        sealing_key: SealingKeyHash::of(&[boot; 32]),
-        path: AdmissionPath::Join,
-    }
-}
-
-const fn disk(number: u8) -> DiskId {
-    DiskId::from_bytes([number; 16])
-}
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
-
-fn join(number: u8, node: &str) -> Request {
-    Request::IssueJoinTicket {
-        disk: disk(number),
-        node: name(node),
-        role: Role::Worker,
-    }
-}
-
-async fn ask(store: &KubeStore, peer: &Peer, request: &Request) -> Result<(), DecisionError> {
-    let decided = store.settle(|snapshot| admission::decide(request, peer, &CONTEXT, snapshot));
-    decided.await.map(|persisted| drop(persisted.audited()))
-}
-
-async fn act(store: &KubeStore, action: &OperatorAction) -> Result<(), DecisionError> {
-    let decided = store.settle(|snapshot| admission::operate(action, &CONTEXT, snapshot));
-    decided.await.map(|persisted| drop(persisted.audited()))
-}
 
 fn refusal(answer: Result<(), DecisionError>) -> Refusal {
     match answer {
