@@ -5,7 +5,7 @@
 
 use crate::{
     error::PhaseError,
-    file::FileError,
+    file::{self, FileError},
     node::Node,
     program::{Program, until},
 };
@@ -19,6 +19,12 @@ use std::{
 
 /// The namespace in which the kubelet looks for images.
 const NAMESPACE: &str = "k8s.io";
+
+/// SHA-256, hexadecimal.
+const DIGEST_LENGTH: u64 = 64;
+
+/// Below the folder of archives: those that only control planes run.
+const CONTROL_PLANE: &str = "control-plane";
 
 /// Waits until the runtime answers.
 ///
@@ -36,13 +42,17 @@ pub async fn wait_for_runtime(node: &Node) -> Result<(), PhaseError> {
 /// # Errors
 /// [`PhaseError`].
 pub async fn import_images(node: &mut Node) -> Result<(), PhaseError> {
-    for path in archives(&node.config.images)? {
+    let mut paths = archives(&node.config.images)?;
+    if node.is_control_plane() {
+        paths.extend(archives(&node.config.images.join(CONTROL_PLANE))?);
+    }
+    for path in paths {
         let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let digest = digest(&path)?;
+        let digest = known_digest(&path)?.map_or_else(|| digest(&path), Ok)?;
         if node.state.get().images.get(&name) == Some(&digest) {
             continue;
         }
@@ -90,6 +100,14 @@ fn archives(folder: &Path) -> Result<Vec<PathBuf>, PhaseError> {
     Ok(archives)
 }
 
+/// The digest that whoever built the image wrote beside the archive: the verified root says it, and reading is
+/// slow on small machines.
+fn known_digest(path: &Path) -> Result<Option<String>, PhaseError> {
+    let beside = path.with_extension("tar.sha256");
+    let text = file::read_if_present(&beside, DIGEST_LENGTH)?;
+    Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+}
+
 fn digest(path: &Path) -> Result<String, PhaseError> {
     let read = || {
         let mut file = File::open(path)?;
@@ -119,6 +137,20 @@ mod tests {
         let names: Vec<_> = names.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["a.tar", "b.tar"]);
         assert!(archives(&folder.path().join("absent")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_digest_beside_the_archive_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("a.tar");
+        fs::write(&archive, "abc").unwrap();
+        assert_eq!(known_digest(&archive).unwrap(), None);
+        fs::write(folder.path().join("a.tar.sha256"), "00ff").unwrap();
+        assert_eq!(known_digest(&archive).unwrap().as_deref(), Some("00ff"));
+        fs::write(folder.path().join("a.tar.sha256"), [b'0'; 65]).unwrap();
+        assert!(known_digest(&archive).is_err());
+        let found = archives(folder.path()).unwrap();
+        assert_eq!(found, [archive]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod control_plane;
 pub mod etcd;
 pub mod folders;
 pub mod kubelet;
+pub mod mount_state;
 pub mod network;
 pub mod progress;
 pub mod routes;

@@ -152,6 +152,20 @@ impl DeviceMapper {
         })
     }
 
+    /// A mapping that another program of this boot made.
+    ///
+    /// # Errors
+    /// [`DmError::Step`]: there is none of this name.
+    pub fn existing(&self, name: &str) -> Result<MappedDevice, DmError> {
+        let status = Request::named(name)?
+            .send(&self.control, Command::Status)
+            .map_err(|source| failed("status of", name, source))?;
+        Ok(MappedDevice {
+            name: name.into(),
+            number: device_number(status.device()),
+        })
+    }
+
     /// The status line of the mapping's target, as the target's documentation describes it.
     ///
     /// # Errors

@@ -84,6 +84,24 @@ impl Apt {
         }
     }
 
+    /// Sources of a Debian release, which need not be this machine's, in the deb822 form of `sources.list(5)`: the same
+    /// mirrors serve all of them.
+    pub(crate) fn release_sources(&self, release: &str) -> anyhow::Result<String> {
+        let sources = machine_sources()?;
+        let serves = |suite: &str| {
+            let source = sources
+                .iter()
+                .find(|source| source.suites.iter().any(|found| found == suite));
+            source.with_context(|| format!("no APT source of this machine serves `{suite}`"))
+        };
+        let main = serves(&self.codename)?.stanza(&format!("{release} {release}-updates"));
+        let security = serves(&format!("{}-security", self.codename)).map_or_else(
+            |_| String::new(),
+            |source| source.stanza(&format!("{release}-security")),
+        );
+        Ok(format!("{main}\n{security}"))
+    }
+
     /// Whether this release gets its newer packages from backports.
     pub(crate) fn has_backports(&self) -> bool {
         backports(&self.codename).is_some()
@@ -225,6 +243,13 @@ impl Source {
         let (keyring, uri) = (&self.keyring, &self.uri);
         let line = |kind: &&str| format!("{kind} [signed-by={keyring}] {uri} {suite} main\n");
         kinds.iter().map(line).collect()
+    }
+
+    fn stanza(&self, suites: &str) -> String {
+        let (keyring, uri) = (&self.keyring, &self.uri);
+        format!(
+            "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n"
+        )
     }
 }
 

@@ -11,6 +11,7 @@ mod cpio;
 mod disk;
 mod esp;
 mod initrd;
+mod os;
 mod root;
 
 use crate::{
@@ -25,6 +26,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// Ends with a space.
+const OS_WORDS: &str =
+    "lockdown=confidentiality net.ifnames=0 systemd.import_credentials=no systemd.firstboot=no ";
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
@@ -53,6 +58,9 @@ pub(crate) struct Args {
     /// A static program to use as `/init` instead of building the profile's own
     #[arg(long)]
     init: Option<PathBuf>,
+    /// A folder with the static programs of an OS image, to use instead of building them
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// A stub to use instead of the one from `systemd-boot-efi`
     #[arg(long)]
     stub: Option<PathBuf>,
@@ -86,6 +94,10 @@ enum Profile {
     Test,
     /// An init that prints PCRs and times, and powers off: the floor to compare with
     Probe,
+    /// The operating system of a cluster's nodes
+    Os,
+    /// The same with a root shell on the serial console; not for production
+    OsDebug,
 }
 
 /// Builds one image.
@@ -102,7 +114,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         None => args.profile.build_init(Path::new("target"))?,
     };
     let packaged = || packages.unpacked.join("systemd-boot-efi").join(STUB);
+    let os = args
+        .profile
+        .is_os()
+        .then(|| os::Os::obtain(&target, args.programs.as_deref(), args.refresh))
+        .transpose()?;
     let image = Image {
+        os: os.as_ref(),
         profile: args.profile,
         evidence: args.evidence,
         packages: &packages,
@@ -112,6 +130,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     image.build(&out)?;
     if args.profile == Profile::Test {
         add_test_programs(&packages, &out)?;
+    }
+    if args.profile == Profile::OsDebug {
+        write_differences(&target.join(name.replacen("os-debug", "os", 1)), &out)?;
     }
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
     if args.check_reproducible {
@@ -141,6 +162,19 @@ fn add_test_programs(packages: &Packages, out: &Path) -> anyhow::Result<()> {
     Ok(fs::write(out.join("snp-device.cpio"), archive)?)
 }
 
+/// Says how the debug profile's root differs from the release's, if that one was built.
+fn write_differences(release: &Path, debug: &Path) -> anyhow::Result<()> {
+    let Ok(first) = fs::read_to_string(release.join(FILES)) else {
+        eprintln!("image: profile `os` is not built: no `{DIFFERENCES}`");
+        return Ok(());
+    };
+    let second = fs::read_to_string(debug.join(FILES))?;
+    Ok(fs::write(
+        debug.join(DIFFERENCES),
+        os::differences(&first, &second),
+    )?)
+}
+
 /// Puts a UKI into a boot partition.
 pub(crate) fn run_esp(args: &EspArgs) -> anyhow::Result<()> {
     esp::build(&args.uki, &args.out)
@@ -152,16 +186,30 @@ impl Profile {
             Self::Release => "release",
             Self::Test => "test",
             Self::Probe => "probe",
+            Self::Os => "os",
+            Self::OsDebug => "os-debug",
         }
     }
 
     /// Builds the program that becomes `/init`.
     fn build_init(self, target: &Path) -> anyhow::Result<PathBuf> {
         let package = match self {
-            Self::Release | Self::Test => "initrd-agent",
+            Self::Release | Self::Test | Self::Os | Self::OsDebug => "initrd-agent",
             Self::Probe => "probe-init",
         };
         build_static(target, package, package)
+    }
+
+    /// Words of the command line that a root with systemd needs; docs/os-image.md says what each is for.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Release | Self::Test | Self::Probe => "",
+            Self::Os | Self::OsDebug => OS_WORDS,
+        }
+    }
+
+    const fn is_os(self) -> bool {
+        matches!(self, Self::Os | Self::OsDebug)
     }
 
     fn root_init(self) -> String {
@@ -170,11 +218,11 @@ impl Profile {
             include_str!("../../../os-image/root-init-end.sh"),
         );
         match self {
-            Self::Release | Self::Probe => format!("{start}{end}"),
             Self::Test => {
                 let script = include_str!("../../../os-image/root-init-test.sh");
                 format!("{start}{script}{end}")
             }
+            _others => format!("{start}{end}"),
         }
     }
 }
@@ -275,6 +323,7 @@ impl Packages {
 
 /// One image to build.
 struct Image<'a> {
+    os: Option<&'a os::Os>,
     profile: Profile,
     evidence: EvidenceKind,
     packages: &'a Packages,
@@ -285,15 +334,16 @@ struct Image<'a> {
 impl Image<'_> {
     fn build(&self, out: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(out)?;
-        let verity = self.build_root(out)?;
         let release = &self.packages.kernel_release;
         let kernel_dir = self.packages.kernel();
         let initrd = initrd::build(self.init, &kernel_dir, release)?;
+        let (verity, content) = self.build_root(out)?;
         let kernel = fs::read(kernel_dir.join(format!("boot/vmlinuz-{release}")))?;
         // The timer check counts ticks against the wall clock: an emulated machine on a busy host
         // fails it and panics ("IO-APIC + timer doesn't work").
         let cmdline = format!(
-            "console=ttyS0 quiet panic=-1 no_timer_check constellation.evidence={} constellation.root={}",
+            "console=ttyS0 quiet panic=-1 no_timer_check {}constellation.evidence={} constellation.root={}",
+            self.profile.words(),
             self.evidence,
             verity.parameter()
         );
@@ -321,25 +371,49 @@ impl Image<'_> {
             &out.join("root.img"),
             &out.join("disk.img"),
         )?;
-        self.write_manifest(out, &verity)
+        self.write_manifest(out, &verity, content.as_ref())
     }
 
-    fn build_root(&self, out: &Path) -> anyhow::Result<root::Verity> {
+    fn build_root(&self, out: &Path) -> anyhow::Result<(root::Verity, Option<os::Tree>)> {
         let tree = out.join("root");
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
+        }
+        if let Some(os) = self.os {
+            return self.build_os_root(os, &tree, out);
         }
         let debs = self.packages.debs.iter();
         let packages: Vec<_> = debs
             .map(|deb| self.packages.unpacked.join(&deb.name))
             .collect();
         root::tree(&packages, &self.profile.root_init(), &tree)?;
-        let verity = root::image(&tree, &out.join("root.img"))?;
+        let verity = root::image(&tree, &out.join("root.img"), root::Compression::None)?;
         fs::remove_dir_all(&tree)?;
-        Ok(verity)
+        Ok((verity, None))
     }
 
-    fn write_manifest(&self, out: &Path, verity: &root::Verity) -> anyhow::Result<()> {
+    fn build_os_root(
+        &self,
+        os: &os::Os,
+        tree: &Path,
+        out: &Path,
+    ) -> anyhow::Result<(root::Verity, Option<os::Tree>)> {
+        let kernel = self.packages.kernel();
+        let name = self.profile.name();
+        let content = os.compose((&kernel, &self.packages.kernel_release), name, tree)?;
+        os::scan(tree, self.profile == Profile::OsDebug)?;
+        fs::write(out.join(FILES), os::list(tree)?)?;
+        let verity = root::image(tree, &out.join("root.img"), root::Compression::Lz4)?;
+        fs::remove_dir_all(tree)?;
+        Ok((verity, Some(content)))
+    }
+
+    fn write_manifest(
+        &self,
+        out: &Path,
+        verity: &root::Verity,
+        content: Option<&os::Tree>,
+    ) -> anyhow::Result<()> {
         let mut packages = serde_json::Map::new();
         for deb in &self.packages.debs {
             let file = deb
@@ -361,7 +435,7 @@ impl Image<'_> {
                 serde_json::json!({ "bytes": bytes.len(), "sha256": hex::encode(sha256(&bytes)) });
             files.insert(name.to_owned(), entry);
         }
-        let manifest = serde_json::json!({
+        let mut manifest = serde_json::json!({
             "profile": self.profile.name(),
             "kernel_release": self.packages.kernel_release,
             "cmdline": fs::read_to_string(out.join("cmdline"))?,
@@ -374,6 +448,10 @@ impl Image<'_> {
             "files": files,
             "packages": packages,
         });
+        if let Some(content) = content {
+            manifest["kubernetes"] = content.kubernetes.as_str().into();
+            manifest["root_packages"] = serde_json::to_value(&content.packages)?;
+        }
         fs::write(out.join("image.json"), format!("{manifest:#}\n"))?;
         Ok(())
     }
@@ -388,6 +466,12 @@ const OUTPUTS: [&str; 7] = [
     "initrd.cpio",
     "cmdline",
 ];
+
+/// What is in an OS image's root, a line each, beside the image.
+const FILES: &str = "files.txt";
+
+/// What of it differs from the release profile's, beside the debug profile's.
+const DIFFERENCES: &str = "differences-from-os.txt";
 
 /// Panic messages name source files of dependencies below the user's own cargo home, which would
 /// give every user another measurement.

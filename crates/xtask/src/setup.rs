@@ -13,7 +13,8 @@ use std::{
 };
 
 /// Debian packages, each with a file that shows it is there.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 21] = [
+    ("bubblewrap", "/usr/bin/bwrap"),
     ("build-essential", "/usr/bin/cc"),
     ("cpio", "/usr/bin/cpio"),
     ("cryptsetup-bin", "/usr/sbin/veritysetup"),

@@ -106,7 +106,7 @@ impl Modules<'_> {
 }
 
 /// The paths of the modules and of what they need, each after its dependencies.
-fn load_order(modules_dep: &str, names: &[&str]) -> anyhow::Result<Vec<String>> {
+pub(super) fn load_order(modules_dep: &str, names: &[&str]) -> anyhow::Result<Vec<String>> {
     let mut dependencies = BTreeMap::new();
     let mut by_name = BTreeMap::new();
     for line in modules_dep.lines() {

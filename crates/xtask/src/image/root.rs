@@ -90,11 +90,21 @@ pub(crate) fn tree(packages: &[PathBuf], init: &str, tree: &Path) -> anyhow::Res
     Ok(())
 }
 
+/// How files are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    /// Half of the size, and of what verity hashes.
+    Lz4,
+}
+
 /// Writes `image`: the file system of `tree`, then the hash tree.
-pub(crate) fn image(tree: &Path, image: &Path) -> anyhow::Result<Verity> {
+pub(crate) fn image(tree: &Path, image: &Path, compression: Compression) -> anyhow::Result<Verity> {
     remove(image)?;
+    let compressed = (compression == Compression::Lz4).then_some("-zlz4");
     Tool::new("mkfs.erofs", "erofs-utils")
         .args(["--quiet", "--all-root", "-T0", "-x-1", "-U", UUID])
+        .args(compressed)
         .args([image, tree])
         .output()?;
     let size = fs::metadata(image)?.len().next_multiple_of(BLOCK);
