@@ -12,6 +12,7 @@ mod keys;
 mod kubeconfig;
 mod manual;
 mod measure;
+mod mini;
 mod node;
 mod owner;
 mod pki;
@@ -63,6 +64,9 @@ enum Command {
     Node(node::Node),
     /// Make a cluster out of a first node that waits
     Init(init::Init),
+    /// Run a whole cluster in virtual machines on this computer
+    #[command(subcommand)]
+    Mini(mini::Command),
     /// Take a cluster into the file that kubectl reads
     #[command(subcommand)]
     Kubeconfig(kubeconfig::Command),
@@ -98,6 +102,7 @@ impl Cli {
             Command::Snp(command) => command.run(self.output),
             Command::Node(command) => command.run(self.output),
             Command::Init(command) => command.run(self.output),
+            Command::Mini(command) => command.run(self.output),
             Command::Kubeconfig(command) => command.run(self.output),
             Command::Recover(command) => command.run(self.output),
             Command::Status(command) => command.run(self.output),
