@@ -5,7 +5,7 @@ use appraisal::{
     document::{PolicyDocument, ReferenceValuesDocument},
 };
 use libfuzzer_sys::fuzz_target;
-use owner::{AdmissionKeyCertificate, DocumentKind, OwnerPublicKey, SignedDocument};
+use owner::{AdmissionKeyCertificate, AkCertificate, DocumentKind, OwnerPublicKey, SignedDocument};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
@@ -13,13 +13,19 @@ fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else {
         return;
     };
-    match which % 5 {
+    match which % 6 {
         0 => policy(data),
         1 => values(data),
         2 => drop(AdmissionKeyCertificate::parse(data)),
         3 => {
             let owner = OwnerPublicKey([1; 32]).fingerprint();
             drop(SignedDocument::open(data, DocumentKind::Policy, &owner));
+        }
+        5 => {
+            if let Ok(certificate) = AkCertificate::parse(data) {
+                let text = certificate.encode();
+                assert_eq!(AkCertificate::parse(text.as_bytes()), Ok(certificate));
+            }
         }
         // Both, one line each.
         _ => {
