@@ -168,7 +168,13 @@ impl PlanArgs {
                 .hint("`constellation mini restart NODE --image DIR` gives a node another one");
         }
         match self.nodes {
-            Some(nodes) => plan.set_nodes(nodes)?,
+            Some(nodes) => {
+                if usize::from(nodes) > plan.nodes.len() && guests::has_network(folder) {
+                    return Err(anyhow!("the cluster is up with {} machines", plan.nodes.len()))
+                        .hint("`constellation mini down` first: the network learns of new ones when it starts");
+                }
+                plan.set_nodes(nodes)?;
+            }
             None if plan.nodes.is_empty() => plan.set_nodes(NODES)?,
             None => {}
         }

@@ -375,6 +375,11 @@ impl<'a> Guests<'a> {
     }
 }
 
+/// Whether the network runs: its ports are those of the machines that it began with.
+pub(super) fn has_network(folder: &Folder) -> bool {
+    Daemon::of(&folder.run("uplink.pid")).is_running()
+}
+
 /// The process of a machine.
 pub(super) fn daemon(folder: &Folder, node: &Node) -> Daemon {
     Daemon::of(&folder.run(&format!("{}.pid", node.name)))
@@ -396,7 +401,7 @@ pub(super) fn last_line(console: &str) -> &str {
     let mut lines = console.lines().rev();
     lines
         .find(|line| line.starts_with("agent: "))
-        .unwrap_or("nothing on its console")
+        .map_or("nothing on its console", str::trim_end)
 }
 
 /// The program of QEMU.
