@@ -2,6 +2,8 @@
 #
 #   make demo            the story: boot, prove, join, rejoin, refuse, recover (VERBOSE=1: node consoles)
 #   make cluster-native  a cluster in namespaces of this machine: init, join, status, verify (root)
+#   make cluster         a cluster in virtual machines of this machine, left running (`constellation mini down`)
+#   make e2e             the whole story of such a cluster: join, reboot, recover, refuse, update
 #   make test            everything a machine can test, VMs included
 #   make test-snp        the SEV-SNP boots alone
 #   make test-fast       without VMs
@@ -15,7 +17,7 @@ FUZZ_SECONDS ?= 600
 # Not `-p xtask`: alone, its dependencies would be built with fewer features, and again for all else.
 XTASK = cargo run --quiet --bin xtask --
 
-.PHONY: setup image kubernetes services demo cluster-native test test-snp test-fast lint doc bench fuzz fuzz-smoke
+.PHONY: setup image kubernetes services demo cluster-native cluster e2e test test-snp test-fast lint doc bench fuzz fuzz-smoke
 
 setup:
 	./setup.sh
@@ -40,6 +42,20 @@ demo: image services
 cluster-native: services kubernetes
 	cargo build --quiet --bin bootstrapper --bin native-agent
 	cargo run --quiet --bin cluster-native
+
+# The OS image and the image that shows what the firmware measures; machines take 3 GiB each.
+cluster: setup kubernetes
+	$(XTASK) image --profile os
+	$(XTASK) image --profile probe
+	cargo build --bin constellation --bin e2e
+	cargo run --quiet --bin e2e -- cluster target/image/os
+
+e2e: setup kubernetes
+	$(XTASK) image --profile os
+	$(XTASK) image --profile release
+	$(XTASK) image --profile probe
+	cargo build --bin constellation --bin e2e
+	cargo run --quiet --bin e2e -- target/image/os
 
 # The services that machines talk to are built with the tests.
 test: image kubernetes

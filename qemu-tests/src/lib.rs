@@ -49,7 +49,7 @@ pub use golden::{direct_boot_pcrs, firmware_event_log};
 pub use gpt::partitioned_state;
 pub use image::Image;
 pub use machine::{
-    Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, accelerator,
+    Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, accelerator, qemu,
 };
 pub use metadata::Metadata;
 pub use nbd::{Lie, LyingDisk};

@@ -90,7 +90,7 @@ pub struct Machine {
 
 /// QEMU: the one that `xtask setup` has unpacked, else the system's. Debian 12's own (7.2) damages
 /// the memory of a guest that encrypts much data under emulation.
-pub(crate) fn qemu() -> PathBuf {
+pub fn qemu() -> PathBuf {
     let name = Path::new("qemu-system-x86_64");
     let unpacked = target_dir().join("tools/bin").join(name);
     unpacked.canonicalize().unwrap_or_else(|_| name.to_owned())
