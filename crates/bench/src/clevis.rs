@@ -4,9 +4,7 @@
 use crate::{boots::PATIENCE, report::Report, statistics::median, tickets::count};
 use anyhow::{Context as _, Result};
 use measure::{cmdline::Cmdline, uki};
-use qemu_tests::{
-    Boot, Disk, DiskFormat, Image, MachineConfig, Swtpm, TpmAuthority, Workspace,
-};
+use qemu_tests::{Boot, Disk, DiskFormat, Image, MachineConfig, Swtpm, TpmAuthority, Workspace};
 use serde_json::Value;
 use std::{
     fs,
