@@ -75,6 +75,13 @@ enum Command {
     /// Show nodes and services of a cluster
     Status(status::ClusterStatus),
     /// Roll a new image, or new rules, onto a running cluster
+    ///
+    /// A roll-out is: `add` the new image's values; bring `node` by node onto it, which drains it, has its root
+    /// disk replaced and verifies it; `retire` the old values. `status` says what is next. Each verb may be
+    /// interrupted and is continued by the same command. Until `retire`, a node can go back with
+    /// `node NAME --to OLD`.
+    ///
+    /// Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused, 4 not yet: repeat the command.
     #[command(subcommand)]
     Upgrade(upgrade::Command),
     /// Ask running nodes for evidence and appraise it here

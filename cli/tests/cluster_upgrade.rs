@@ -483,6 +483,17 @@ fn an_image_in_use_is_not_retired(cluster: &Cluster) {
     assert_eq!(cluster.shown(&retire("v0"), 4)["serial"], 10);
     let status = cluster.shown("status --owner owner/owner.pub", 0);
     assert_eq!(status["images"].as_array().unwrap().len(), 2);
+    let held = "--kubeconfig admin.kubeconfig --owner owner/owner.pub";
+    let line = format!("reference-values list {held} --out held.signed.json");
+    let listed = SHARED.operator.ok(&line);
+    assert!(
+        listed.contains("Serial 10") && listed.contains("v2"),
+        "{listed}"
+    );
+    let file = |name: &str| fs::read(SHARED.operator.path(name)).unwrap();
+    assert_eq!(file("held.signed.json"), file("rv.signed.json"));
+    let policy = SHARED.operator.ok(&format!("policy show {held}"));
+    assert!(policy.contains("ek_authorities"), "{policy}");
     // Its values are gone from the file, too.
     let error = cluster.refused(&format!("node worker-0 --to v0 {TO}"));
     assert!(error.contains("no image `v0`"), "{error}");

@@ -14,6 +14,7 @@ use serde::Serialize;
 use sev_snp::SnpRules;
 use std::{fmt, path::PathBuf};
 
+use super::upgrade::InCluster;
 use crate::{
     documents::{self, Sign},
     files,
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     New(Box<New>),
     /// Check a policy and sign it with the owner key
     Sign(Sign),
+    /// Show the policy that a cluster holds
+    Show(InCluster),
 }
 
 impl Command {
@@ -39,6 +42,12 @@ impl Command {
             Self::Sign(sign) => output.print(&sign.run(DocumentKind::Policy, |text| {
                 Ok(Policy::parse(text.as_bytes())?.serial())
             })?),
+            Self::Show(held) => {
+                let text = held.read(DocumentKind::Policy)?;
+                output.print(&Shown::of(
+                    &text.context("give `--kubeconfig` and `--owner`")?,
+                )?)
+            }
         }
     }
 }
@@ -143,6 +152,27 @@ impl TpmRules {
 
 fn some_unless_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
+}
+
+/// A policy, for people as it was signed.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Shown {
+    policy: PolicyDocument,
+}
+
+impl Shown {
+    fn of(text: &str) -> Result<Self> {
+        let policy = serde_json::from_str(text).context("policy")?;
+        Ok(Self { policy })
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string_pretty(&self.policy).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
 }
 
 #[derive(Serialize)]

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::measure::Measurements;
+use super::{measure::Measurements, upgrade::InCluster};
 use crate::{
     documents::{self, Sign},
     output::{OutputFormat, WithHint as _},
@@ -37,7 +37,7 @@ impl Command {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
         match self {
             Self::Add(add) => output.print(&add.run()?),
-            Self::List(list) => output.print(&Listing::of(documents::read(&list.file)?)),
+            Self::List(list) => output.print(&list.run()?),
             Self::Remove(remove) => output.print(&remove.run()?),
             Self::Sign(sign) => output.print(&sign.run(DocumentKind::ReferenceValues, |text| {
                 Ok(ReferenceValues::parse(text.as_bytes())?.serial())
@@ -120,7 +120,21 @@ impl Measured {
 #[derive(Args, Debug)]
 pub(crate) struct List {
     /// The reference values, not signed
-    file: PathBuf,
+    #[arg(required_unless_present = "kubeconfig", conflicts_with = "kubeconfig")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    held: InCluster,
+}
+
+impl List {
+    fn run(self) -> Result<Listing> {
+        let document = match (self.held.read(DocumentKind::ReferenceValues)?, self.file) {
+            (Some(text), _) => serde_json::from_str(&text)?,
+            (None, Some(file)) => documents::read(&file)?,
+            (None, None) => bail!("neither a file nor a cluster is given"),
+        };
+        Ok(Listing::of(document))
+    }
 }
 
 /// Remove an image.

@@ -20,19 +20,14 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use owner::DocumentKind;
 use std::{path::PathBuf, time::Duration};
+use tokio::runtime::Runtime;
 
 use super::verify::{REFUSED, UNAVAILABLE};
-use crate::{kubernetes::Cluster, output::OutputFormat};
+use crate::{documents, files, kubernetes::Cluster, output::OutputFormat};
+use document::Held;
 
 /// Roll a new image, or new rules, onto a running cluster.
-///
-/// A roll-out is: `add` the new image's values; `node` by node drain it, replace its root disk, let it come
-/// back and verify it; `retire` the old values. `status` says what is next. Each verb may be interrupted
-/// and is continued by the same command. Until `retire`, a node can go back with `node NAME --to OLD`.
-///
-/// Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused, 4 not yet: repeat the command.
 #[derive(Subcommand, Debug)]
-#[command(verbatim_doc_comment)]
 pub(crate) enum Command {
     /// Show which images are accepted, which nodes run them, and what is next
     Status(status::Status),
@@ -50,11 +45,7 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("start the runtime")?;
-        runtime.block_on(async {
+        runtime()?.block_on(async {
             match self {
                 Self::Status(status) => status.run(output).await,
                 Self::Add(add) => add.run(output).await,
@@ -88,6 +79,45 @@ impl Where {
     const fn limit(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
+}
+
+/// A document of a running cluster, in the place of a file.
+#[derive(Args, Debug)]
+pub(super) struct InCluster {
+    /// Read what a cluster holds instead; the administrator's kubeconfig
+    #[arg(long, value_name = "FILE", requires = "owner")]
+    kubeconfig: Option<PathBuf>,
+    /// The owner's public key, whose signature the cluster's document must have
+    #[arg(long, value_name = "FILE", requires = "kubeconfig")]
+    owner: Option<PathBuf>,
+    /// Write the cluster's document, signed as it is, to this file; replaced if it exists
+    #[arg(long, value_name = "FILE", requires = "kubeconfig")]
+    out: Option<PathBuf>,
+}
+
+impl InCluster {
+    /// The document's text, if a cluster was named.
+    pub(super) fn read(&self, kind: DocumentKind) -> Result<Option<String>> {
+        let (Some(kubeconfig), Some(owner)) = (&self.kubeconfig, &self.owner) else {
+            return Ok(None);
+        };
+        let owner = documents::owner_public_key(owner)?.fingerprint();
+        let document = runtime()?.block_on(async {
+            let cluster = Cluster::open(kubeconfig).await?;
+            Held::of(&cluster, owner).await?.read(kind).await
+        })?;
+        if let Some(out) = &self.out {
+            files::replace(out, document.signed().as_bytes())?;
+        }
+        Ok(Some(document.payload().to_owned()))
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
 }
 
 /// How a verb ended that said on standard output why.
