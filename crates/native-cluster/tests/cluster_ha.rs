@@ -10,6 +10,7 @@ use child_process::run;
 use native_cluster::{Cluster, expire};
 use serde_json::{Value, json};
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -43,7 +44,7 @@ fn live(cluster: &mut Cluster) {
     the_lost_one_is_refused(cluster);
     everything_goes_down(cluster);
     everything_comes_back(cluster);
-    run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
+    insist(|| cluster.kubectl(&["get", "configmap", "remembered"]));
 }
 
 fn grow(cluster: &mut Cluster) {
@@ -64,7 +65,7 @@ fn grow(cluster: &mut Cluster) {
 
 fn join_control_plane(cluster: &mut Cluster, name: &str) {
     let invite = ["open-control-plane", name];
-    run(&mut cluster.node_command(&invite).unwrap()).unwrap();
+    insist(|| cluster.node_command(&invite).unwrap());
     cluster.add_control_plane(name).unwrap();
     cluster.wait_ready(name).unwrap();
     println!("{name} is a control-plane node");
@@ -78,13 +79,14 @@ fn the_first_node_is_lost(cluster: &mut Cluster) {
         WORKER,
         "a worker rejoins at the services of the others",
     );
-    run(&mut cluster.kubectl(&["delete", "node", CONTROLS[0]])).unwrap();
+    let delete = ["delete", "node", CONTROLS[0], "--ignore-not-found"];
+    insist(|| cluster.kubectl(&delete));
     assert_eq!(
         members(cluster, 1),
         CONTROLS,
         "a deleted Node is no word of the operator"
     );
-    run(&mut cluster.node_command(&["forget", CONTROLS[0]]).unwrap()).unwrap();
+    insist(|| cluster.node_command(&["forget", CONTROLS[0]]).unwrap());
     eventually("its member is removed", || {
         members(cluster, 1) == CONTROLS[1..]
     });
@@ -94,7 +96,7 @@ fn another_takes_its_place(cluster: &mut Cluster) {
     join_control_plane(cluster, CONTROLS[0]);
     assert_eq!(members(cluster, 1), CONTROLS);
     assert_eq!(members(cluster, REPLACEMENT), CONTROLS);
-    run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
+    insist(|| cluster.kubectl(&["get", "configmap", "remembered"]));
     a_node_rejoins(cluster, 1, "a control-plane node rejoins with a ticket");
 }
 
@@ -111,7 +113,7 @@ fn the_lost_one_is_refused(cluster: &mut Cluster) {
 fn everything_goes_down(cluster: &mut Cluster) {
     let update = cluster.owner().workspace().join("nodes.json");
     let update = ["list", "--update", update.to_str().unwrap()];
-    run(&mut cluster.node_command(&update).unwrap()).unwrap();
+    insist(|| cluster.node_command(&update).unwrap());
     the_join_services_certificate_ends(cluster);
     for node in [1, 2, WORKER, OTHER_WORKER, REPLACEMENT] {
         cluster.power_off(node).unwrap();
@@ -217,6 +219,19 @@ fn members(cluster: &mut Cluster, node: usize) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// As an operator would: an API server that just came back, or a machine that is busy, gets another chance.
+#[track_caller]
+fn insist(command: impl Fn() -> Command) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match run(&mut command()) {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < end, "{error:#}"),
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[track_caller]
