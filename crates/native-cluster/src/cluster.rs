@@ -222,6 +222,17 @@ impl Cluster {
         Ok(command)
     }
 
+    /// A node's answer to `GET /?nonce=`, as any tool outside of the nodes gets it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn statement(&mut self, index: usize, nonce: &str) -> Result<String> {
+        let address = self.node(index)?.address();
+        let url = format!("http://{address}:30080/?nonce={nonce}");
+        let mut curl = self.network.command("curl");
+        run(curl.args(["--silent", "--fail", &url]))
+    }
+
     /// `constellation verify` of every node.
     ///
     /// # Errors

@@ -41,6 +41,7 @@ fn live(cluster: &mut Cluster) {
     cluster.add_node(WORKER).unwrap();
     cluster.wait_ready(WORKER).unwrap();
     everything_verifies(cluster);
+    saved_answers_verify(cluster, [false, true]);
     a_name_is_given_once(cluster);
     nobody_joins_by_a_bootstrap_token(cluster);
     another_image_does_not_verify(cluster);
@@ -66,6 +67,29 @@ fn everything_verifies(cluster: &Cluster) {
         };
         verified.is_some_and(|v| names(&v)) && status.is_some_and(|s| names(&s))
     });
+}
+
+/// Each node by one plain question, and its answer from a file: whoever admitted it certified its key, the
+/// owner in person or a join service.
+fn saved_answers_verify(cluster: &mut Cluster, by_a_service: [bool; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("answer.json");
+    for (index, by_a_service) in by_a_service.into_iter().enumerate() {
+        let nonce = format!("0{index}").repeat(32);
+        let answer = cluster.statement(index, &nonce).unwrap();
+        let said: Value = serde_json::from_str(&answer).unwrap();
+        let admission_key = &said["ak_certificate"]["admission_key"];
+        assert_eq!(admission_key.is_object(), by_a_service, "{said}");
+        std::fs::write(&file, answer).unwrap();
+        let file = file.to_str().unwrap();
+        let asked = ["verify", "--document", file, "--nonce", &nonce];
+        let mut command = cluster.constellation(&asked).unwrap();
+        cluster.owner().know(&mut command);
+        cluster.owner().judge(&mut command);
+        let found = json(&mut command).unwrap();
+        let proof = &found["nodes"][0]["attestation_key"];
+        assert_eq!(proof, "certified-at-admission", "{found}");
+    }
 }
 
 /// Another machine with the same image asks for a name that is taken.
