@@ -67,7 +67,8 @@ fn listens(socket: &str, port: u16) -> bool {
     local.is_some_and(|(_, got)| got == format!("{port:04X}")) && fields.get(3) == Some(&"0A")
 }
 
-fn poll(pause: Duration, mut so: impl FnMut() -> bool) -> Result<()> {
+/// Asks again and again.
+pub(super) fn poll(pause: Duration, mut so: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !so() {
         if Instant::now() >= end {
