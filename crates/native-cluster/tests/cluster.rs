@@ -1,5 +1,5 @@
-//! The life of a cluster: made, joined, verified, rebooted, a name not given twice, a node deleted, all
-//! powered off and recovered. Needs root.
+//! The life of a cluster: made, joined, verified, a name not given twice, an image rolled out, all powered off
+//! and recovered, a node deleted. Needs root.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -17,6 +17,9 @@ use std::{
 
 const CONTROL: &str = "control-0";
 const WORKER: &str = "worker-0";
+
+/// The image that is rolled out.
+const NEXT: &str = "next-node";
 
 /// How long a node or a service may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,7 +51,7 @@ fn live(cluster: &mut Cluster) {
 
     let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
     run(&mut cluster.kubectl(&remembered)).unwrap();
-    a_worker_comes_back(cluster);
+    a_worker_gets_the_next_image(cluster);
     the_cluster_comes_back(cluster);
     run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
     everything_verifies(cluster);
@@ -129,18 +132,38 @@ fn another_image_does_not_verify(cluster: &Cluster) {
     assert!(said.contains("PCR 11"), "{said}");
 }
 
-fn a_worker_comes_back(cluster: &mut Cluster) {
+/// The roll-out is interrupted while the node is off, and goes on with the same command.
+fn a_worker_gets_the_next_image(cluster: &mut Cluster) {
+    let measured = cluster.owner().measure(NEXT).unwrap();
+    let measured = measured.to_str().unwrap();
+    let roles = ["--role", "worker", "--role", "control-plane"];
+    let words = [&["add", NEXT, "--measurements", measured][..], &roles].concat();
+    let mut add = cluster.upgrade_command(&words).unwrap();
+    cluster.owner().amend(&mut add);
+    let added = ended(&mut add, 0);
+    assert_eq!(added["result"], "in-force", "{added}");
+    assert_eq!(added["replicas"][0]["serial"], 2, "{added}");
+
+    let waiting = ended(&mut roll(cluster, WORKER, "1"), 4);
+    assert_eq!(waiting["result"], "waiting", "{waiting}");
+    assert_eq!(unschedulable(cluster), "true");
     cluster.power_off(1).unwrap();
+    cluster.insert(NEXT);
     cluster.power_on(1).unwrap();
-    eventually("the worker rejoins", || {
-        let log = cluster.node(1).unwrap().log();
-        log.contains("path=rejoin") && log.contains("the node is ready")
-    });
-    cluster.wait_ready(WORKER).unwrap();
+    let done = ended(&mut roll(cluster, WORKER, "240"), 0);
+    assert_eq!(done["verified"]["image"], NEXT, "{done}");
+    assert_eq!(unschedulable(cluster), "");
+    assert!(cluster.node(1).unwrap().log().contains("path=rejoin"));
+    // Nothing more to do.
+    ended(&mut roll(cluster, WORKER, "240"), 0);
 }
 
-/// Nobody is there to ask, until the owner recovers the control plane; the worker follows by itself.
+/// The only control-plane node gets the image, too. Nobody is there to ask until the owner recovers it;
+/// the worker, which was off as well, follows by itself.
 fn the_cluster_comes_back(cluster: &mut Cluster) {
+    let mut retire = retire(cluster);
+    let kept = ended(&mut retire, 3);
+    assert_eq!(kept["nodes"][0]["node"], CONTROL, "{kept}");
     cluster.power_off(1).unwrap();
     cluster.power_off(0).unwrap();
     cluster.power_on(1).unwrap();
@@ -151,6 +174,39 @@ fn the_cluster_comes_back(cluster: &mut Cluster) {
         cluster.node(1).unwrap().log().contains("the node is ready")
     });
     cluster.wait_ready(WORKER).unwrap();
+}
+
+/// `upgrade node`, waiting for so many seconds.
+fn roll(cluster: &Cluster, node: &str, seconds: &str) -> Command {
+    let words = ["node", node, "--to", NEXT, "--timeout", seconds];
+    let mut command = cluster.upgrade_command(&words).unwrap();
+    cluster.owner().know(&mut command);
+    cluster.owner().judge(&mut command);
+    command
+}
+
+fn retire(cluster: &Cluster) -> Command {
+    let mut command = cluster.upgrade_command(&["retire", IMAGE]).unwrap();
+    cluster.owner().judge(&mut command);
+    cluster.owner().act(&mut command);
+    let file = cluster.owner().workspace().join("cluster.json");
+    command.arg("--cluster").arg(file);
+    command
+}
+
+/// What a verb says that ends with this status.
+#[track_caller]
+fn ended(command: &mut Command, status: i32) -> Value {
+    let output = command.args(["--output", "json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}{stderr}");
+    serde_json::from_str(&said).unwrap()
+}
+
+fn unschedulable(cluster: &Cluster) -> String {
+    let path = "jsonpath={.spec.unschedulable}";
+    run(&mut cluster.kubectl(&["get", "node", WORKER, "-o", path])).unwrap()
 }
 
 fn a_deleted_worker_is_dead(cluster: &mut Cluster) {
