@@ -14,9 +14,13 @@ use crate::{
     version::KubernetesVersion,
 };
 use readiness::readiness;
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 use tokio::net::TcpStream;
 
+mod lifetimes;
 mod readiness;
 
 /// kubeadm's configuration. No secret is in it.
@@ -109,7 +113,12 @@ async fn admin(node: &Node) -> Result<(), PhaseError> {
     Ok(())
 }
 
-/// Renews certificates of a control plane that ran before; they may have expired while the node was off.
+/// There while certificates are being renewed: kubeadm replaces a certificate and its key one after the
+/// other, and a power cut between the two leaves a pair that only another renewal mends.
+const RENEWING: &str = "/etc/kubernetes/renewing-certificates";
+
+/// Renews certificates of a control plane that ran before, unless all of them are young: they may have
+/// expired while the node was off.
 ///
 /// # Errors
 /// [`PhaseError`].
@@ -118,7 +127,17 @@ pub async fn renew_certificates(node: &Node) -> Result<(), PhaseError> {
         tracing::info!("the control plane is new: nothing to renew");
         return Ok(());
     }
-    kubeadm(node, &["certs", "renew", "all", "--config", CONFIGURATION]).await
+    let interrupted = Path::new(RENEWING).exists();
+    match lifetimes::first_aged(Path::new("/etc/kubernetes"), SystemTime::now()) {
+        Some(file) => tracing::info!(file, "a certificate is not young any more"),
+        None if interrupted => tracing::info!("a renewal was interrupted"),
+        None => return Ok(()),
+    }
+    file::replace(Path::new(RENEWING), b"", 0o600)?;
+    kubeadm(node, &["certs", "renew", "all", "--config", CONFIGURATION]).await?;
+    // kubeadm syncs nothing.
+    file::sync_file_system(Path::new(PKI))?;
+    Ok(file::delete(Path::new(RENEWING))?)
 }
 
 /// etcd and the control plane of the first node.

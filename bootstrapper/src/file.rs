@@ -124,6 +124,16 @@ pub fn delete(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Waits until everything that was written to the file system of this folder is on the disk.
+///
+/// # Errors
+/// [`FileError`].
+pub fn sync_file_system(folder: &Path) -> Result<(), FileError> {
+    File::open(folder)
+        .and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
+        .map_err(FileError::new("sync the file system of", folder))
+}
+
 fn sync_parent(path: &Path) -> Result<(), FileError> {
     let Some(parent) = path.parent() else {
         return Ok(());

@@ -81,7 +81,9 @@ pub enum StateError {
     },
 }
 
-/// A [`State`] and where it is kept. Each change is on the disk when the call returns.
+/// A [`State`] and where it is kept. Each change is on the disk when the call returns, and before it all
+/// that was written to that file system: what kubeadm and the container runtime wrote, and mostly did not
+/// sync, must not be younger than the record that it is there.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -166,6 +168,9 @@ impl StateFile {
                 path: self.path.clone(),
                 source,
             })?;
+        if let Some(folder) = self.path.parent() {
+            file::sync_file_system(folder)?;
+        }
         Ok(file::replace(&self.path, &text, 0o600)?)
     }
 }
