@@ -78,13 +78,13 @@ impl StoreError {
 
     pub(crate) fn of(verb: &'static str, object: String, error: kube::Error) -> Self {
         let source = Box::new(error);
-        match &*source {
-            kube::Error::Api(status) if !is_transient(status) => Self::Refused {
+        match is_unavailable(&source) {
+            false => Self::Refused {
                 verb,
                 object,
                 source,
             },
-            _ => Self::Unavailable {
+            true => Self::Unavailable {
                 verb,
                 object,
                 source,
@@ -103,6 +103,16 @@ impl From<StoreError> for DecisionError {
             }
             error => Self::Store(error),
         }
+    }
+}
+
+/// Whether asking the API server again later may help without anybody's doing: it cannot be reached, or
+/// says so.
+#[must_use]
+pub fn is_unavailable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => is_transient(status),
+        _ => true,
     }
 }
 

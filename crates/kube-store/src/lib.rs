@@ -19,7 +19,7 @@ mod serials;
 mod store;
 
 pub use cluster::{ClusterError, ClusterFacts};
-pub use error::{DecisionError, SerialError, StoreError};
+pub use error::{DecisionError, SerialError, StoreError, is_unavailable};
 pub use objects::{Malformation, ObservedNode};
 pub use store::{CALL_TIMEOUT, KubeStore};
 
