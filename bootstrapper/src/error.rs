@@ -66,6 +66,14 @@ pub enum PhaseError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A member of etcd that lives is at this node's address.
+    #[error(
+        "this node has the address of etcd's member `{member}`: give one of them another, or forget that node"
+    )]
+    AddressTaken {
+        /// The member's name.
+        member: String,
+    },
     /// Without a member, etcd would have no majority.
     #[error(
         "the member `{member}` of etcd stays: only {healthy} of the {others} others are healthy"

@@ -56,6 +56,12 @@ async fn look(node: &Node) -> Result<(), PhaseError> {
     // Members before records: one that joins in between is not in the list.
     let members = etcd.members().await?;
     let store = KubeStore::new(clients::administrator().await?);
+    let own = store.node(node.hand_off.disk_uuid).await;
+    let own = own.map_err(|error| PhaseError::Store(Box::new(error)))?;
+    if own.is_none_or(|own| ends_membership(&own.record)) {
+        tracing::warn!("the operator forgot this node: it removes no members of etcd");
+        return Ok(());
+    }
     for member in &members {
         if member.name != node.hand_off.node_name.as_str() && is_forgotten(&store, member).await? {
             return remove(&etcd, member, &members).await;
@@ -86,12 +92,12 @@ fn ends_membership(record: &NodeRecord) -> bool {
         && record.state == RecordState::Tombstone(TombstoneCause::Forgotten)
 }
 
-/// Removes what a control-plane node of this name or address left in etcd, before this one becomes a member.
-/// The operator let this node have the name; what is there is its predecessor's, or of a join that was
-/// killed between two steps.
+/// Removes what a control-plane node of this name left in etcd, before this one becomes a member: the operator
+/// let this node have the name, so what is there is its predecessor's, or of a join that was killed between two
+/// steps. The address is the host's word: it ends a member that never started, or one that the operator forgot.
 ///
 /// # Errors
-/// [`PhaseError`].
+/// [`PhaseError`]; [`PhaseError::AddressTaken`] if another member lives at this address.
 pub async fn make_room(node: &Node) -> Result<(), PhaseError> {
     if Path::new(STATIC_POD).exists() || Path::new(MEMBER).exists() {
         tracing::info!("this node's etcd was started before: what is there is its own");
@@ -100,14 +106,43 @@ pub async fn make_room(node: &Node) -> Result<(), PhaseError> {
     let (etcd, members) = other_member(node).await?;
     let peer = api::peer_url(node.address);
     let own = node.hand_off.node_name.as_str();
+    let store = KubeStore::new(clients::administrator().await?);
     let mut left = members.clone();
     for old in &members {
-        if old.name == own || old.peer_urls.contains(&peer) {
-            remove(&etcd, old, &left).await?;
-            left.retain(|member| member.id != old.id);
+        match standing(old, own, &peer) {
+            Standing::Elsewhere => continue,
+            Standing::Leftover => {}
+            Standing::AtThisAddress if is_forgotten(&store, old).await? => {}
+            Standing::AtThisAddress => {
+                return Err(PhaseError::AddressTaken {
+                    member: old.name.clone(),
+                });
+            }
         }
+        remove(&etcd, old, &left).await?;
+        left.retain(|member| member.id != old.id);
     }
     Ok(())
+}
+
+/// What a member is to a node that is about to become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Another node's.
+    Elsewhere,
+    /// Of the node's name, or of its address and never started.
+    Leftover,
+    /// Of another name, at the node's address.
+    AtThisAddress,
+}
+
+fn standing(member: &Member, own: &str, peer: &String) -> Standing {
+    match member.peer_urls.contains(peer) {
+        _any if member.name == own => Standing::Leftover,
+        false => Standing::Elsewhere,
+        true if member.name.is_empty() => Standing::Leftover,
+        true => Standing::AtThisAddress,
+    }
 }
 
 /// An etcd that answers, of another control-plane node, and the members.
@@ -207,6 +242,25 @@ mod tests {
         for alive in [superseded, RecordState::Active, RecordState::Issued] {
             assert!(!ends_membership(&record(Role::ControlPlane, alive)));
         }
+    }
+
+    #[test]
+    fn an_address_alone_ends_no_member_that_lives() {
+        let peer = api::peer_url([10, 0, 0, 2].into());
+        let member = |name: &str, at: &str| Member {
+            id: "1".to_owned(),
+            name: name.to_owned(),
+            peer_urls: vec![at.to_owned()],
+            client_urls: Vec::new(),
+        };
+        let of = |name, at| standing(&member(name, at), "control-1", &peer);
+        let other = "https://10.0.0.3:2380";
+        assert_eq!(of("control-0", &peer), Standing::AtThisAddress);
+        assert_eq!(of("control-0", other), Standing::Elsewhere);
+        assert_eq!(of("", other), Standing::Elsewhere);
+        assert_eq!(of("", &peer), Standing::Leftover);
+        assert_eq!(of("control-1", &peer), Standing::Leftover);
+        assert_eq!(of("control-1", other), Standing::Leftover);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) struct Member {
     #[serde(default, rename = "peerURLs")]
     pub(super) peer_urls: Vec<String>,
     #[serde(default, rename = "clientURLs")]
-    client_urls: Vec<String>,
+    pub(super) client_urls: Vec<String>,
 }
 
 #[derive(Deserialize)]
