@@ -181,7 +181,7 @@ impl<L: Ledger> Counter<L> {
         self.issuer.cluster
     }
 
-    /// That the key which signed in this session is the machine's, for as long as this boot lasts.
+    /// That the key which signed in this session is the machine's, for as long as its TPM keeps its seed.
     pub(crate) fn ak_certificate(&self, release: &admission::Release) -> Option<String> {
         let appraised = self.node.appraised();
         let certificate = self.issuer.owner.certify_key(AdmittedKey {

@@ -191,7 +191,7 @@ impl Tickets {
         sealed.map(Some).map_err(Failure::Seal)
     }
 
-    /// That the key which signed in this session is the machine's, for as long as this boot lasts.
+    /// That the key which signed in this session is the machine's, for as long as its TPM keeps its seed.
     fn ak_certificate(&self, node: &Node, release: &Release) -> Option<String> {
         let appraised = node.appraised();
         let certificate = self.admission_key.certify_key(AdmittedKey {

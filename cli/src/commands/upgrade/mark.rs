@@ -39,8 +39,12 @@ impl Mark {
             return Ok(None);
         };
         let mark = serde_json::from_str(text);
-        mark.map(Some)
-            .with_context(|| format!("annotation `{ANNOTATION}` of node `{}`", node.name_any()))
+        mark.map(Some).with_context(|| {
+            let name = node.name_any();
+            format!(
+                "annotation `{ANNOTATION}` of node `{name}`; `kubectl annotate node {name} {ANNOTATION}-` removes it"
+            )
+        })
     }
 
     /// Cordons the node and marks it. A mark for another image is replaced.

@@ -65,6 +65,7 @@ impl Retire {
             values.images.retain(|image| image.name != self.image);
             sign_next(values, &owner)?
         } else {
+            eprintln!("`{}` is not in the reference values", self.image);
             change.base.clone()
         };
         let limit = self.at.limit();

@@ -45,7 +45,7 @@ impl Status {
         let members = cluster.members().await?;
         let mut nodes = Vec::new();
         for member in &members {
-            nodes.push(NodeShown::of(member, &values)?);
+            nodes.push(NodeShown::of(member, &values));
         }
         let images = values.images.iter();
         output.print(&Shown {
@@ -102,24 +102,27 @@ impl ImageShown {
 }
 
 impl NodeShown {
-    fn of(member: &Member, values: &ReferenceValuesDocument) -> Result<Self> {
+    fn of(member: &Member, values: &ReferenceValuesDocument) -> Self {
         let record = member.record.as_ref();
         let image = record.map(|record| record.image.clone());
         let spec = member.node.as_ref().and_then(|node| node.spec.as_ref());
-        let mark = member.node.as_ref().map(Mark::of).transpose()?.flatten();
+        // A kubelet writes annotations of its own node. Only the name of an image that the owner signed is
+        // shown, and taken for a step that is under way.
+        let mark = member.node.as_ref().and_then(|node| Mark::of(node).ok()?);
+        let to = mark.filter(|mark| named(values, &mark.image).is_some());
         let accepted = record.is_some_and(|record| {
             let image = named(values, &record.image);
             image.is_some_and(|image| image.roles.contains(&record.role))
         });
-        Ok(Self {
+        Self {
             node: member.name.clone(),
             role: record.map(|record| record.role),
             ready: member.is_ready(),
             image,
             accepted,
             cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
-            upgrading_to: mark.map(|mark| mark.image),
-        })
+            upgrading_to: to.map(|mark| mark.image),
+        }
     }
 
     fn row(&self) -> [String; 6] {
@@ -194,5 +197,54 @@ impl fmt::Display for Shown {
             writeln!(f, "Join service {replica}")?;
         }
         writeln!(f, "Next: {}", self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// How a node is shown whose kubelet wrote this annotation.
+    fn shown(annotation: &str) -> (String, Vec<NodeShown>) {
+        let values = json!({
+            "version": 1,
+            "serial": 1,
+            "images": [{"name": "v2", "roles": ["worker"], "pcrs": {}}],
+        });
+        let values: ReferenceValuesDocument = serde_json::from_value(values).unwrap();
+        let node = json!({
+            "metadata": {
+                "name": "worker-0",
+                "annotations": {"constellation.internal/upgrade": annotation},
+            },
+        });
+        let member = Member {
+            name: "worker-0".to_owned(),
+            node: Some(serde_json::from_value(node).unwrap()),
+            record: None,
+        };
+        let nodes = vec![NodeShown::of(&member, &values)];
+        (next(&values, &nodes), nodes)
+    }
+
+    #[test]
+    fn a_node_says_no_command_to_the_operator() {
+        let mark = |image: &str| {
+            json!({"image": image, "uncordon": true, "replaced": false, "generation": 1, "boot": ""})
+                .to_string()
+        };
+        let (next, nodes) = shown(&mark("v2"));
+        assert_eq!(next, "constellation upgrade node worker-0 --to v2");
+        assert_eq!(nodes[0].upgrading_to.as_deref(), Some("v2"));
+        for annotation in [
+            mark("v2; reboot"),
+            mark("v2\u{1b}[2J"),
+            "not a mark".to_owned(),
+        ] {
+            let (next, nodes) = shown(&annotation);
+            assert_eq!(next, "nothing is under way", "{annotation:?}");
+            assert_eq!(nodes[0].upgrading_to, None);
+        }
     }
 }
