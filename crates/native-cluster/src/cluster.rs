@@ -6,6 +6,7 @@ use child_process::run;
 use kubernetes_binaries::Kubernetes;
 use native_kubernetes::Network;
 use std::{
+    panic,
     path::PathBuf,
     process::Command,
     thread,
@@ -308,6 +309,15 @@ impl Cluster {
                 bail!("node `{name}` is not ready: {ready:?}");
             }
             thread::sleep(POLL);
+        }
+    }
+
+    /// Lives through a test's story; if that panics, all logs are printed first.
+    pub fn tell(&mut self, story: impl FnOnce(&mut Self)) {
+        let told = panic::catch_unwind(panic::AssertUnwindSafe(|| story(self)));
+        if let Err(panicked) = told {
+            println!("{}", self.logs());
+            panic::resume_unwind(panicked);
         }
     }
 

@@ -27,11 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[test]
 fn a_cluster_lives() {
     let mut cluster = Cluster::new().unwrap();
-    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&mut cluster)));
-    if let Err(panic) = lived {
-        println!("{}", cluster.logs());
-        std::panic::resume_unwind(panic);
-    }
+    cluster.tell(live);
 }
 
 fn live(cluster: &mut Cluster) {

@@ -28,11 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 #[test]
 fn a_cluster_outlives_its_nodes() {
     let mut cluster = Cluster::with_balancer().unwrap();
-    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| live(&mut cluster)));
-    if let Err(panic) = lived {
-        println!("{}", cluster.logs());
-        std::panic::resume_unwind(panic);
-    }
+    cluster.tell(live);
 }
 
 fn live(cluster: &mut Cluster) {

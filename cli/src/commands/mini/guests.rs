@@ -175,15 +175,7 @@ impl<'a> Guests<'a> {
         let hints = self.write_hints(node)?;
         let serial = format!("file:{}", vm::escape(&console));
         let qmp = self.qmp(node);
-        let mut args = Arguments::of(&Board {
-            accelerator: self.accelerator,
-            memory_mib: self.plan.memory_mib,
-            processors: PROCESSORS,
-            serial: &serial,
-            qmp: &qmp,
-            clock: None,
-            reboots: true,
-        });
+        let mut args = self.board(&serial, &qmp, true);
         args.firmware(OVMF, &boot);
         args.tpm(&tpm);
         args.disks(&[
@@ -198,6 +190,19 @@ impl<'a> Guests<'a> {
         let log = format!("nodes/{}/qemu.log", node.name);
         self.start_qemu(&daemon, args, &log, &qmp)?;
         self.wait_address(node, &daemon)
+    }
+
+    /// What all machines have in common.
+    fn board(&self, serial: &str, qmp: &Path, reboots: bool) -> Arguments {
+        Arguments::of(&Board {
+            accelerator: self.accelerator,
+            memory_mib: self.plan.memory_mib,
+            processors: PROCESSORS,
+            serial,
+            qmp,
+            clock: None,
+            reboots,
+        })
     }
 
     /// Presses the power buttons, waits, and cuts the power of those that stay on.
@@ -239,15 +244,7 @@ impl<'a> Guests<'a> {
         let swtpm = Daemon::of(&self.folder.run("probe.tpm.pid"));
         self.start_swtpm(&swtpm, tpm, &socket)?;
         let serial = format!("file:{}", vm::escape(&console));
-        let mut args = Arguments::of(&Board {
-            accelerator: self.accelerator,
-            memory_mib: self.plan.memory_mib,
-            processors: PROCESSORS,
-            serial: &serial,
-            qmp: &qmp,
-            clock: None,
-            reboots: false,
-        });
+        let mut args = self.board(&serial, &qmp, false);
         args.firmware(OVMF, esp);
         args.tpm(&socket);
         args.card("user,restrict=on,ipv6=off", None);

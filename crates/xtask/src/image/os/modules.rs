@@ -8,7 +8,6 @@ use std::{fs, path::Path};
 const MODULES: &[&str] = &[
     "br_netfilter",
     "bridge",
-    "dummy",
     "ip6_tables",
     "ip6t_REJECT",
     "ip6table_filter",
