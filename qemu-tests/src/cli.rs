@@ -147,12 +147,14 @@ impl Cli {
         &self,
         document: &Path,
         image: &str,
+        roles: &[&str],
         measurements: &Path,
     ) -> Result<Value> {
         let mut command = self.command(&["reference-values", "add"]);
-        command
-            .arg(document)
-            .args(["--image", image, "--role", "worker"]);
+        command.arg(document).args(["--image", image]);
+        for role in roles {
+            command.args(["--role", role]);
+        }
         self.json(command.arg("--measurements").arg(measurements))
     }
 
@@ -197,6 +199,11 @@ impl Cli {
     pub fn audit_verify(&self, log: &Path, key: &Path) -> Result<Value> {
         let mut command = self.command(&["audit", "verify"]);
         self.json(command.arg(log).arg("--key").arg(key))
+    }
+
+    /// The program itself, for other verbs.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The passphrase file, for services that read the same secrets.

@@ -21,6 +21,7 @@ mod disk_guest;
 mod golden;
 mod gpt;
 mod image;
+mod lan;
 mod lent;
 mod machine;
 mod metadata;
@@ -48,6 +49,7 @@ pub use disk_guest::{DiskGuest, DiskReport, agent_of};
 pub use golden::{direct_boot_pcrs, firmware_event_log};
 pub use gpt::partitioned_state;
 pub use image::Image;
+pub use lan::Lan;
 pub use machine::{
     Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, accelerator, qemu,
 };

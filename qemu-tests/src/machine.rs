@@ -13,6 +13,7 @@ use vm::{Accelerator, Disk, OVMF, Qmp, Swtpm};
 pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
 
 use crate::console::Console;
+use crate::lan::Lan;
 use crate::process::{Process, contained, run};
 use crate::swtpm::PoweredTpm;
 use crate::workspace::{MachineSlot, Workspace, base_dir, free_port, program, target_dir};
@@ -56,6 +57,8 @@ pub struct MachineConfig {
     pub tpm: Option<Swtpm>,
     /// Disks in the order of their bus addresses.
     pub disks: Vec<Disk>,
+    /// Whether it is on a network with others, and there with which number; else it is alone on one.
+    pub lan: Option<(Lan, u8)>,
     /// Loopback port of a metadata service; none: the address does not answer.
     pub metadata: Option<u16>,
     /// Guest address and loopback port pairs, beside the metadata service.
@@ -113,6 +116,7 @@ impl MachineConfig {
             processors: 1,
             tpm: None,
             disks: Vec::new(),
+            lan: None,
             metadata: None,
             forwards: Vec::new(),
             hints: None,

@@ -148,7 +148,8 @@ impl Site {
         let file = self.dir.join(format!("{name}.measurements.json"));
         fs::write(&file, measurements.to_string())?;
         let document = self.dir.join("reference-values.json");
-        self.cli.reference_values_add(&document, name, &file)?;
+        self.cli
+            .reference_values_add(&document, name, &["worker"], &file)?;
         self.cli
             .reference_values_sign(&document, &self.documents.reference_values)?;
         Ok(())

@@ -33,7 +33,6 @@ pub use collect::{Collected, Collection};
 pub use scenario::{MINIMUM, SnpScenario, owned, policy};
 
 /// What the launch measurement depends on beside firmware, kernel and words.
-const VCPUS: u32 = 1;
 const VCPU_TYPE: &str = "EPYC-Milan-v2";
 /// `SEV_FEATURES` of an SNP guest with nothing else.
 const GUEST_FEATURES: u64 = 1;
@@ -124,6 +123,7 @@ impl Chip {
 #[derive(Clone, Debug)]
 pub struct SnpGuest {
     image: Image,
+    processors: u8,
     initrd: PathBuf,
     firmware: PathBuf,
     workspace: Workspace,
@@ -131,13 +131,17 @@ pub struct SnpGuest {
 }
 
 impl SnpGuest {
-    /// Puts the test init and its programs behind the test image's initial RAM disk.
+    /// Machines with one processor and the test image.
     pub fn prepare(workspace: &Workspace) -> Result<Self> {
-        let image = Image::of("test")?;
+        Self::of(Image::of("test")?, 1, workspace)
+    }
+
+    /// Puts the test init and its programs behind an image's initial RAM disk.
+    pub fn of(image: Image, processors: u8, workspace: &Workspace) -> Result<Self> {
         let mut bytes = fs::read(image.initrd())?;
         // An archive after another one starts at a multiple of four bytes.
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-        let addition = image.snp_device();
+        let addition = Image::of("test")?.snp_device();
         bytes.extend(
             fs::read(&addition)
                 .with_context(|| format!("no {}\nhint: `make image`", addition.display()))?,
@@ -149,6 +153,7 @@ impl SnpGuest {
         Ok(Self {
             accelerator: crate::accelerator(&image.kernel())?,
             image,
+            processors,
             initrd,
             firmware,
             workspace: workspace.clone(),
@@ -192,7 +197,9 @@ impl SnpGuest {
             guest_features: GUEST_FEATURES,
             vmm: Vmm::Qemu,
         };
-        Ok(config.prepare()?.measurement(VCPUS, VCPU_TYPE.parse()?)?)
+        Ok(config
+            .prepare()?
+            .measurement(self.processors.into(), VCPU_TYPE.parse()?)?)
     }
 
     /// The same as the operator's tool computes it, in the form of `constellation measure`.
@@ -213,12 +220,13 @@ impl SnpGuest {
             initrd,
             cmdline: &line,
         };
-        cli.measure_launch(&launch, VCPUS, VCPU_TYPE)
+        cli.measure_launch(&launch, self.processors.into(), VCPU_TYPE)
     }
 
     /// A machine without disks and network services whose device behaves like this.
     pub fn machine(&self, boot: Boot, behaviour: &Behaviour) -> Result<MachineConfig> {
         let mut config = MachineConfig::new(&self.workspace, self.accelerator, boot);
+        config.processors = self.processors;
         config.fw_cfg = vec![fw_cfg(behaviour)?];
         Ok(config)
     }
@@ -235,7 +243,7 @@ impl SnpGuest {
             fs::read(&self.initrd)?.starts_with(&original),
             "the initial RAM disk does not begin with the image's"
         );
-        let addition = fs::read(self.image.snp_device())?;
+        let addition = fs::read(Image::of("test")?.snp_device())?;
         let replaces = addition.windows(6).any(|name| name == b"\0init\0");
         ensure!(!replaces, "the addition has an /init of its own");
         agent_of(&self.image)

@@ -156,7 +156,7 @@ impl PlanArgs {
             None => {
                 let Some(image) = image.clone() else {
                     return Err(anyhow!("which image?"))
-                        .hint("give `--image DIR`, the folder that `make image-os` wrote");
+                        .hint("give `--image DIR`, the folder that `make cluster` wrote, `target/image/os`");
                 };
                 let probe = self.probe.unwrap_or_else(|| image.join("../probe/uki.efi"));
                 let program = guests::find_qemu(&qemu)?;

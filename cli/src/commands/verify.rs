@@ -34,7 +34,8 @@ use crate::{
 pub(super) use ask::Verifier;
 pub(super) use finding::{Finding, Outcome};
 use saved::Asked;
-pub(super) use target::Target;
+pub(super) use target::Places;
+use target::Target;
 
 /// Exit statuses beside those that every command has.
 pub(super) const REFUSED: u8 = 3;
@@ -54,6 +55,8 @@ pub(crate) struct Verify {
     /// kubeconfig
     #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
     kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
     /// Judge a saved answer to `GET /?nonce=NONCE` instead, and ask nobody
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "kubeconfig"], requires = "nonce")]
     document: Option<PathBuf>,
@@ -102,7 +105,7 @@ impl Verify {
         let limit = Duration::from_secs(self.timeout);
         runtime.block_on(async {
             let nodes = match &self.kubeconfig {
-                Some(kubeconfig) => of_cluster(kubeconfig).await?,
+                Some(kubeconfig) => of_cluster(kubeconfig, &self.places).await?,
                 None => self.nodes.into_iter().map(Ok).collect(),
             };
             ask_all(verifier, nodes, limit).await
@@ -120,12 +123,15 @@ impl Verify {
 }
 
 /// Every node of a cluster, and those that need not be asked.
-async fn of_cluster(kubeconfig: &Path) -> Result<Vec<Result<Target, Box<Finding>>>> {
+async fn of_cluster(
+    kubeconfig: &Path,
+    places: &Places,
+) -> Result<Vec<Result<Target, Box<Finding>>>> {
     let members = Cluster::open(kubeconfig).await?.members().await?;
     if members.is_empty() {
         bail!("the cluster has no nodes");
     }
-    Ok(members.iter().map(Target::of).collect())
+    places.targets(&members)
 }
 
 /// All at a time: a node's TPM takes longer than everything here. The findings are in the order asked.

@@ -17,6 +17,7 @@ use api::{
 };
 use appraisal::Appraiser;
 use kube::Client;
+use kube_store::ClusterFacts;
 use owner::{AdmissionKey, AdmissionKeyCertificate, KeyError, OwnerFingerprint, Seed};
 use secret_file::{SecretFileError, SecretKind};
 use service_runtime::{
@@ -35,14 +36,18 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
 use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
 /// A join service whose sockets are bound and whose files are open.
 pub struct JoinService {
     listener: TcpListener,
-    admin: TcpListener,
+    admin_address: Option<SocketAddr>,
+    probes: JoinSet<()>,
     door: Door,
     tickets: Tickets,
     audit: AuditLog,
@@ -137,6 +142,9 @@ pub enum StartError {
     /// The admission key cannot be loaded.
     #[error("cannot load the admission key")]
     Secret(#[source] SecretFileError),
+    /// It was told to stop while it still waited for the API server.
+    #[error("stopped before the API server answered")]
+    Stopped,
     /// The store cannot be opened.
     #[error("no store, no join service")]
     Store(#[source] store::OpenError),
@@ -146,17 +154,24 @@ pub enum StartError {
 }
 
 impl JoinService {
-    /// Opens everything that the configuration names and binds the sockets.
+    /// Opens everything that the configuration names and binds the sockets. Probes and metrics are served at
+    /// once, because an API server that is not there yet is waited for.
     ///
     /// # Errors
     /// [`StartError`]; nothing is served then.
-    pub async fn bind(config: &Config) -> Result<Self, StartError> {
+    pub async fn bind(config: &Config, shutdown: &Shutdown) -> Result<Self, StartError> {
         let readiness = admin::begin();
+        let admin = serve::bind(config.admin_listen).await?;
+        let admin_address = admin.local_addr().ok();
+        let mut probes = JoinSet::new();
+        probes.spawn(admin::run(admin, readiness.clone(), shutdown.clone()));
         let replica = config.replica.name().map_err(StartError::Replica)?;
         let audit =
             AuditLog::open(&config.audit, &replica, &readiness).map_err(StartError::Audit)?;
         let opened = match config.mode().map_err(StartError::Mode)? {
-            Mode::Cluster { kubeconfig } => open_cluster(kubeconfig, &audit, &readiness).await?,
+            Mode::Cluster { kubeconfig } => {
+                open_cluster(kubeconfig, &audit, &readiness, shutdown).await?
+            }
             Mode::Standalone(standalone) => open_standalone(standalone)?,
         };
         let (serves, rules) = (opened.serves, opened.rules);
@@ -169,7 +184,8 @@ impl JoinService {
             .map_err(StartError::KeyService)?;
         Ok(Self {
             listener: serve::bind(config.listen).await?,
-            admin: serve::bind(config.admin_listen).await?,
+            admin_address,
+            probes,
             door: Door::new(desk, &config.limits).map_err(StartError::Tls)?,
             tickets: Tickets {
                 rules,
@@ -196,12 +212,10 @@ impl JoinService {
         self.listener.local_addr()
     }
 
-    /// Where probes and metrics are served.
-    ///
-    /// # Errors
-    /// When the system does not know.
-    pub fn admin_address(&self) -> io::Result<SocketAddr> {
-        self.admin.local_addr()
+    /// Where probes and metrics are served, if the system knows.
+    #[must_use]
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// The audit log, for whoever keeps its heads elsewhere.
@@ -212,8 +226,7 @@ impl JoinService {
 
     /// Serves until shutdown is requested and what was begun is answered and recorded.
     pub async fn serve(self, shutdown: Shutdown) {
-        let admin = admin::run(self.admin, self.readiness.clone(), shutdown.clone());
-        let mut tasks = vec![tokio::spawn(admin)];
+        let mut tasks = Vec::new();
         let mut left_over = None;
         match self.backing {
             Backing::Cluster {
@@ -258,6 +271,7 @@ impl JoinService {
             .run(self.listener, self.door, tickets, shutdown)
             .await;
         shutdown::join(tasks).await;
+        self.probes.join_all().await;
         let (store, socket) = left_over.unzip();
         if let Some(store) = store {
             store.close().await;
@@ -300,10 +314,15 @@ async fn open_cluster(
     kubeconfig: Option<&Path>,
     audit: &AuditLog,
     readiness: &Readiness,
+    shutdown: &Shutdown,
 ) -> Result<Opened, StartError> {
     let connected = kubernetes::connect(kubeconfig).await;
     let client = connected.map_err(StartError::Connect)?;
-    let opened = ConfigMapWatch::open(client.clone(), readiness.clone()).await;
+    let opening = first_documents(&client, readiness);
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = shutdown.requested() => return Err(StartError::Stopped),
+    };
     let (config_maps, rules, facts) = opened.map_err(StartError::ConfigMaps)?;
     let serves = config_maps.serves();
     let kubernetes = Kubernetes::new(client.clone(), facts, audit.clone(), serves.key_version);
@@ -318,6 +337,24 @@ async fn open_cluster(
         },
         kubernetes: Some(kubernetes),
     })
+}
+
+/// The documents to begin with. After a power cut this service is up before the API server is reached, and one
+/// that stopped for that would be started again ever more slowly, while all nodes wait for it.
+async fn first_documents(
+    client: &Client,
+    readiness: &Readiness,
+) -> Result<(ConfigMapWatch, Watched<Appraiser>, Watched<ClusterFacts>), ConfigMapError> {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    loop {
+        match ConfigMapWatch::open(client.clone(), readiness.clone()).await {
+            Err(error) if error.is_unavailable() => {
+                tracing::warn!(error = %Chain(&error), "waiting for the API server");
+            }
+            opened => return opened,
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 /// Finds out when the key service is back: a replica that is not ready gets no requests.
@@ -345,7 +382,10 @@ impl Service for JoinService {
     const NAME: &'static str = "join-service";
 
     async fn run(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
-        let service = Self::bind(&config).await?;
+        let service = match Self::bind(&config, &shutdown).await {
+            Err(StartError::Stopped) => return Ok(()),
+            bound => bound?,
+        };
         tracing::info!(
             listen = %config.listen,
             admin_listen = %config.admin_listen,

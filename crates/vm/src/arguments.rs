@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    net::SocketAddrV4,
     path::{Path, PathBuf},
 };
 
@@ -32,6 +33,15 @@ pub struct Board<'a> {
     pub reboots: bool,
 }
 
+/// A loopback port of this computer that leads to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The port here.
+    pub port: u16,
+    /// Where it leads.
+    pub to: SocketAddrV4,
+}
+
 /// A growing command line.
 #[derive(Clone, Debug, Default)]
 pub struct Arguments(Vec<OsString>);
@@ -59,12 +69,27 @@ impl Arguments {
     }
 
     /// No machine at all: a process that carries frames between its networks.
-    #[must_use]
-    pub fn without_machine(qmp: &Path) -> Self {
+    fn without_machine(qmp: &Path) -> Self {
         let mut args = Self::default();
         args.pair("-machine", "none");
         args.bare();
         args.control(qmp);
+        args
+    }
+
+    /// What leads loopback ports of this computer to machines on a switch, and gives these addresses: 10.0.2.15
+    /// to the first that asks, then the next. Nothing leads from a machine to here, or out.
+    #[must_use]
+    pub fn uplink(qmp: &Path, switch: &Path, forwards: &[Forward]) -> Self {
+        let mut network = "user,id=up,ipv6=off,restrict=on".to_owned();
+        for Forward { port, to } in forwards {
+            network += &format!(",hostfwd=tcp:127.0.0.1:{port}-{}:{}", to.ip(), to.port());
+        }
+        let mut args = Self::without_machine(qmp);
+        args.pair("-netdev", network);
+        args.pair("-netdev", "hubport,id=up-port,hubid=0,netdev=up");
+        args.pair("-netdev", format!("{},id=down", on_switch(switch)));
+        args.pair("-netdev", "hubport,id=down-port,hubid=0,netdev=down");
         args
     }
 
@@ -142,6 +167,13 @@ impl Arguments {
     fn control(&mut self, qmp: &Path) {
         self.pair("-qmp", format!("unix:{},server=on,wait=off", escape(qmp)));
     }
+}
+
+/// A network on a [`switch`](crate::switch), as the value of `-netdev` without its id.
+#[must_use]
+pub fn on_switch(socket: &Path) -> String {
+    let path = escape(socket);
+    format!("stream,server=off,addr.type=unix,addr.path={path}")
 }
 
 /// QEMU's option parser takes a doubled comma for a comma.

@@ -17,7 +17,7 @@ pub mod switch;
 mod swtpm;
 
 pub use accelerator::Accelerator;
-pub use arguments::{Arguments, Board, FIRMWARE, OVMF, escape, find};
+pub use arguments::{Arguments, Board, FIRMWARE, Forward, OVMF, escape, find, on_switch};
 pub use daemon::Daemon;
 pub use disk::{Disk, DiskFormat};
 pub use golden::event_log;

@@ -52,7 +52,10 @@ impl Plan<'_> {
             args.tpm(socket);
         }
         args.disks(&config.disks);
-        args.card(&self.network()?, None);
+        match &config.lan {
+            Some((lan, number)) => lan.connect(&mut args, *number),
+            None => args.card(&self.network()?, None),
+        }
         for (name, path) in self.fw_cfg {
             args.fw_cfg(name, path);
         }

@@ -10,7 +10,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -21,13 +21,16 @@ use super::{
     images::{folder_of, name_of},
     progress::Progress,
 };
-use crate::{files, output::WithHint as _, secrets};
+use crate::{commands::verify::UNAVAILABLE, files, output::WithHint as _, secrets};
 
 /// How often the cluster is looked at.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Until all nodes are ready, under emulation.
 const READY: Duration = Duration::from_secs(30 * 60);
+
+/// Until the verification service of a node that just became ready answers.
+const VERIFIED: Duration = Duration::from_secs(10 * 60);
 
 /// How long `init` and `recover` try to reach a node that boots.
 const WAIT: &str = "600";
@@ -211,7 +214,8 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// `constellation verify` of all nodes.
+    /// `constellation verify` of all nodes, again while one does not answer: it is ready before its
+    /// verification service is.
     pub(super) fn verify(&self, nodes: &[Node]) -> Result<()> {
         let mut verb = self.verb(&["verify"]);
         for node in nodes {
@@ -223,7 +227,14 @@ impl<'a> Operator<'a> {
         verb.arg("--owner").arg(self.file("owner/owner.pub"));
         verb.arg("--cluster").arg(self.file("cluster/cluster.json"));
         self.judge(&mut verb);
-        self.answer(&mut verb)?;
+        self.progress.say("`constellation verify` of all nodes");
+        let end = Instant::now() + VERIFIED;
+        let mut ran = self.run(&mut verb)?;
+        while ran.status.code() == Some(UNAVAILABLE.into()) && Instant::now() < end {
+            thread::sleep(POLL);
+            ran = self.run(&mut verb)?;
+        }
+        answer_of(&verb, &ran)?;
         self.progress
             .say("`constellation verify`: every node is what it should be");
         Ok(())
@@ -275,27 +286,31 @@ impl<'a> Operator<'a> {
 
     /// What a verb printed on standard output.
     fn answer(&self, verb: &mut Command) -> Result<Value> {
-        let output = verb
-            .stdout(Stdio::piped())
-            .spawn()
-            .and_then(std::process::Child::wait_with_output);
-        let output = output.context("run this program")?;
-        if !output.status.success() {
-            let words = verb
-                .get_args()
-                .skip(2)
-                .take(2)
-                .collect::<Vec<_>>()
-                .join(OsStr::new(" "));
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = match said.trim() {
-                "" => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-                said => said.trim_start_matches("error: ").to_owned(),
-            };
-            return Err(anyhow!("`constellation {}`: {said}", words.display()));
-        }
-        serde_json::from_slice(&output.stdout).context("a verb printed no JSON")
+        let ran = self.run(verb)?;
+        answer_of(verb, &ran)
     }
+
+    fn run(&self, verb: &mut Command) -> Result<Output> {
+        let child = verb.stdout(Stdio::piped()).spawn();
+        let output = child.and_then(std::process::Child::wait_with_output);
+        output.with_context(|| format!("run `{}`", self.program.display()))
+    }
+}
+
+/// What a verb printed, if it succeeded.
+fn answer_of(verb: &Command, ran: &Output) -> Result<Value> {
+    if ran.status.success() {
+        return serde_json::from_slice(&ran.stdout).context("a verb printed no JSON");
+    }
+    // Behind `--output json`.
+    let words: Vec<_> = verb.get_args().skip(2).take(2).collect();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let said = match said.trim() {
+        "" => String::from_utf8_lossy(&ran.stdout).trim().to_owned(),
+        said => said.trim_start_matches("error: ").to_owned(),
+    };
+    let words = words.join(OsStr::new(" "));
+    Err(anyhow!("`constellation {}`: {said}", words.display()))
 }
 
 /// Nodes of a status that are ready and admitted.

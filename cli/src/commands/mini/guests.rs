@@ -3,14 +3,16 @@
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::json;
 use std::{
-    fmt::Write as _,
     fs,
+    net::SocketAddrV4,
     path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
-use vm::{Accelerator, Arguments, Board, Daemon, Disk, OVMF, Qmp, Swtpm, TpmAuthority};
+use vm::{
+    Accelerator, Arguments, Board, Daemon, Disk, Forward, OVMF, Qmp, Swtpm, TpmAuthority, on_switch,
+};
 
 use super::{
     folder::{Folder, Node, Plan},
@@ -102,7 +104,7 @@ impl<'a> Guests<'a> {
 
     /// One Ethernet for all machines, and loopback ports that lead to them.
     pub(super) fn start_network(&self) -> Result<()> {
-        let socket = self.folder.run("switch.sock");
+        let socket = self.switch();
         let switch = Daemon::of(&self.folder.run("switch.pid"));
         if !switch.is_running() {
             drop(fs::remove_file(&socket));
@@ -116,27 +118,20 @@ impl<'a> Guests<'a> {
         if uplink.is_running() {
             return Ok(());
         }
-        let mut network = "user,id=up,ipv6=off,restrict=on".to_owned();
+        let mut forwards = Vec::new();
         for node in self.nodes() {
             let mut forward = |port: u16, to: u16| {
-                write!(
-                    network,
-                    ",hostfwd=tcp:127.0.0.1:{port}-{}:{to}",
-                    node.address
-                )
+                let to = SocketAddrV4::new(node.address, to);
+                forwards.push(Forward { port, to });
             };
-            forward(node.ports.agent, 30091)?;
-            forward(node.ports.verification, 30081)?;
+            forward(node.ports.agent, 30091);
+            forward(node.ports.verification, 30081);
             if let Some(port) = node.ports.api {
-                forward(port, 6443)?;
+                forward(port, 6443);
             }
         }
         let qmp = self.folder.run("uplink.qmp");
-        let mut args = Arguments::without_machine(&qmp);
-        args.pair("-netdev", network);
-        args.pair("-netdev", "hubport,id=up-port,hubid=0,netdev=up");
-        args.pair("-netdev", format!("{},id=down", self.stream()));
-        args.pair("-netdev", "hubport,id=down-port,hubid=0,netdev=down");
+        let args = Arguments::uplink(&qmp, &self.switch(), &forwards);
         self.progress.say("the network starts");
         self.start_qemu(&uplink, args, "uplink.log", &qmp)
     }
@@ -183,7 +178,10 @@ impl<'a> Guests<'a> {
             Disk::state(&dir.join("state.raw")).without_flushes(),
         ]);
         let [.., last] = node.address.octets();
-        args.card(&self.stream(), Some(&format!("52:54:00:c0:57:{last:02x}")));
+        args.card(
+            &on_switch(&self.switch()),
+            Some(&format!("52:54:00:c0:57:{last:02x}")),
+        );
         if let Some(hints) = hints {
             args.fw_cfg(HINTS, &hints);
         }
@@ -279,11 +277,9 @@ impl<'a> Guests<'a> {
         self.folder.run(&format!("{}.qmp", node.name))
     }
 
-    /// The switch, as QEMU connects to it.
-    fn stream(&self) -> String {
-        let socket = self.folder.run("switch.sock");
-        let socket = vm::escape(&socket);
-        format!("stream,server=off,addr.type=unix,addr.path={socket}")
+    /// Where machines are connected.
+    fn switch(&self) -> PathBuf {
+        self.folder.run("switch.sock")
     }
 
     fn start_tpm(&self, node: &Node) -> Result<PathBuf> {

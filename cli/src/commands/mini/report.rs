@@ -79,6 +79,11 @@ impl Shown {
         })
     }
 
+    /// How `verify` and `upgrade` reach it from here.
+    fn way(&self) -> String {
+        format!("--at {}=127.0.0.1:{}", self.name, self.ports.verification)
+    }
+
     fn row(&self) -> [String; 7] {
         let api = self
             .ports
@@ -127,6 +132,8 @@ impl fmt::Display for Report {
                 word("attested")
             )?;
         }
+        let ways = self.nodes.iter().map(Shown::way).collect::<Vec<_>>();
+        writeln!(f, "To verbs that ask the nodes: {}", ways.join(" "))?;
         match &self.kubeconfig {
             Some(file) => write!(
                 f,

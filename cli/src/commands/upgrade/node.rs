@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     cluster_file::ClusterFile,
-    commands::verify::{Finding, Outcome as Verdict, Target, Verifier},
+    commands::verify::{Finding, Outcome as Verdict, Places, Verifier},
     documents,
     kubernetes::{Cluster, Member},
     output::{OutputFormat, WithHint as _},
@@ -66,6 +66,8 @@ pub(crate) struct Node {
     /// The administrator's kubeconfig
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
+    #[command(flatten)]
+    places: Places,
     #[command(flatten)]
     replace: Replace,
     /// How long the pods may take to leave, in seconds
@@ -200,7 +202,7 @@ impl Rollout<'_> {
     }
 
     async fn ask(&self, member: &Member) -> Result<Finding> {
-        match Target::of(member) {
+        match self.arguments.places.target(member) {
             Ok(target) => self.verifier.ask(target, QUESTION).await,
             Err(finding) => Ok(*finding),
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster_file::ClusterFile,
-    commands::verify::{Finding, Outcome as Verdict, Target, Verifier, ask_all},
+    commands::verify::{Finding, Outcome as Verdict, Places, Verifier, ask_all},
     kubernetes::{Cluster, Member},
     output::{OutputFormat, table},
     rules::RulesArgs,
@@ -40,6 +40,8 @@ pub(crate) struct Retire {
     signer: Signer,
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    places: Places,
 }
 
 impl Retire {
@@ -57,7 +59,7 @@ impl Retire {
                 endorsements,
                 cluster: ClusterFile::read(&self.cluster)?.cluster_id(),
             };
-            let kept = Kept::ask(&cluster, verifier, &self.image).await?;
+            let kept = Kept::ask(&cluster, verifier, &self.image, &self.places).await?;
             if !kept.nodes.is_empty() {
                 output.print(&kept)?;
                 return end(kept.status());
@@ -91,9 +93,14 @@ struct Keeper {
 
 impl Kept {
     /// The nodes for which the image has to stay.
-    async fn ask(cluster: &Cluster, verifier: Verifier, image: &str) -> Result<Self> {
+    async fn ask(
+        cluster: &Cluster,
+        verifier: Verifier,
+        image: &str,
+        places: &Places,
+    ) -> Result<Self> {
         let members = cluster.members().await?;
-        let targets = members.iter().map(Target::of).collect();
+        let targets = places.targets(&members)?;
         let findings = ask_all(&Arc::new(verifier), targets, QUESTION).await?;
         let nodes = members.iter().zip(&findings);
         let nodes = nodes.filter_map(|(member, finding)| Keeper::of(member, finding, image));

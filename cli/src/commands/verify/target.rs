@@ -1,6 +1,8 @@
 //! A node to ask.
 
+use anyhow::{Result, bail};
 use appraisal::AttesterIdentity;
+use clap::Args;
 use identity::NodeName;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,12 +27,11 @@ pub(in crate::commands) struct Target {
 }
 
 impl Target {
-    /// A node of the cluster: where the API server says it is, and the machine that its record names.
+    /// A node of the cluster: where it is, and the machine that its record names.
     ///
     /// # Errors
     /// What is known without asking it.
-    pub(in crate::commands) fn of(member: &Member) -> Result<Self, Box<Finding>> {
-        let place = member.address().and_then(authority);
+    fn of(member: &Member, place: Option<String>) -> Result<Self, Box<Finding>> {
         let Some(record) = &member.record else {
             return Err(Finding::without_record(&member.name, place).into());
         };
@@ -43,6 +44,56 @@ impl Target {
             authority,
             attester: Some(record.attester).filter(AttesterIdentity::names_machine),
         })
+    }
+}
+
+/// Where nodes are reached from here, if not at the addresses that the cluster knows.
+#[derive(Args, Clone, Debug)]
+pub(in crate::commands) struct Places {
+    /// Ask this node there, and not at the address that the API server knows; may be repeated
+    #[arg(long = "at", value_name = "NAME=ADDRESS[:PORT]", value_parser = named, requires = "kubeconfig")]
+    at: Vec<Target>,
+}
+
+impl Places {
+    /// Nodes of a cluster to ask, and those that need not be asked.
+    ///
+    /// # Errors
+    /// If a place is of a node that the cluster does not have.
+    pub(in crate::commands) fn targets(
+        &self,
+        members: &[Member],
+    ) -> Result<Vec<Result<Target, Box<Finding>>>> {
+        for name in self.at.iter().filter_map(|target| target.name.as_ref()) {
+            if !members.iter().any(|member| member.name == name.as_str()) {
+                bail!("`--at {name}=…`: the cluster has no node `{name}`");
+            }
+        }
+        Ok(members.iter().map(|member| self.target(member)).collect())
+    }
+
+    /// A node of the cluster to ask.
+    ///
+    /// # Errors
+    /// What is known without asking it.
+    pub(in crate::commands) fn target(&self, member: &Member) -> Result<Target, Box<Finding>> {
+        let place = self.at.iter().find(|target| {
+            let name = target.name.as_ref();
+            name.is_some_and(|name| member.name == name.as_str())
+        });
+        let place = place.map(|target| target.authority.clone());
+        Target::of(
+            member,
+            place.or_else(|| member.address().and_then(authority)),
+        )
+    }
+}
+
+fn named(text: &str) -> Result<Target, &'static str> {
+    let target: Target = text.parse()?;
+    match target.name {
+        Some(_) => Ok(target),
+        None => Err("expected the name of a node, and `=`"),
     }
 }
 
@@ -85,6 +136,12 @@ fn authority(place: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_names_its_node() {
+        assert_eq!(named("worker-0=[::1]:7").unwrap().authority, "[::1]:7");
+        assert!(named("10.0.0.1:7").is_err());
+    }
 
     #[test]
     fn a_target_is_a_place_and_maybe_a_name() {

@@ -62,6 +62,25 @@ pub enum ConfigMapError {
     },
 }
 
+impl ConfigMapError {
+    /// Whether asking again may help without anybody's doing. An API server that has just started refuses
+    /// everybody until it knows its own roles.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if matches!(status.code, 401 | 403) => true,
+                error => kube_store::is_unavailable(error),
+            },
+            Self::Documents(DocumentsError::KubeStore(SerialError::Store(error))) => {
+                error.is_unavailable()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How often the ConfigMaps are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 

@@ -79,7 +79,7 @@ async fn the_files_go_to_control_plane_nodes_only() {
     tokio::spawn(server.run(listener, acceptor.unwrap(), service, shutdown.clone()));
     let mut config: Config = config::load(&site.config("127.0.0.1:0")).unwrap();
     config.key_service.address = address;
-    let service = JoinService::bind(&config).await.unwrap();
+    let service = JoinService::bind(&config, &shutdown).await.unwrap();
     let at = service.address().unwrap();
     tokio::spawn(service.serve(shutdown));
     let machine = site.cluster.machine();

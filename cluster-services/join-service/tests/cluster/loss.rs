@@ -41,10 +41,22 @@ async fn without_api_server_it_is_unavailable_and_loses_nothing() {
     until("not ready", async || service.http("/readyz").await.0 == 503).await;
     let (_, missing) = service.http("/readyz").await;
     assert!(missing.contains("api-server"), "{missing}");
-    // A replica that starts meanwhile has nothing to begin with.
-    assert!(site.try_replica().await.is_err());
-    tokio::time::sleep(Duration::from_secs(30).saturating_sub(gone.elapsed())).await;
-    tokio::task::block_in_place(|| control_plane.start_api_server().unwrap());
+    // A replica that starts meanwhile has nothing to begin with, and waits.
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(30).saturating_sub(gone.elapsed())).await;
+        tokio::task::block_in_place(|| control_plane.start_api_server().unwrap());
+    };
+    let waiting = async {
+        let begun = site.replica().await;
+        (begun, gone.elapsed())
+    };
+    let ((late, waited), ()) = tokio::join!(waiting, back);
+    assert!(waited >= Duration::from_secs(30), "{waited:?}");
+    until("the late one is ready", async || {
+        late.http("/readyz").await.0 == 200
+    })
+    .await;
+    late.stop().await;
     until("ready again", async || {
         service.http("/readyz").await.0 == 200
     })

@@ -11,7 +11,7 @@ use api::{
 use evidence::AdmissionPath;
 use hand_off::{JoinMaterial, KubernetesMaterial};
 use identity::{DiskId, KeyVersion, NodeName, Role};
-use join_service::{Config, JoinService, StartError};
+use join_service::{Config, StartError};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Node as KubeNode},
@@ -205,12 +205,7 @@ handshake_burst = 1000
 
     pub(crate) async fn try_replica(&self) -> Result<Running, StartError> {
         let config: Config = config::load(&self.config("127.0.0.1:0")).unwrap();
-        let service = JoinService::bind(&config).await?;
-        let (address, admin) = (service.address().unwrap(), service.admin_address().unwrap());
-        let log = service.audit_log().clone();
-        Ok(Running::start(address, admin, log, |shutdown| {
-            service.serve(shutdown)
-        }))
+        Running::join_service(&config).await
     }
 
     pub(crate) async fn replica(&self) -> Running {

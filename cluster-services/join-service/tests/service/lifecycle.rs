@@ -4,7 +4,7 @@ use crate::setup::{Cluster, Running, expected_key, http, image, images};
 use api::{Class, admin};
 use evidence::AdmissionPath;
 use identity::Role;
-use join_service::{Config, JoinService, StartError, config::Mode};
+use join_service::{Config, StartError, config::Mode};
 use owner::{DocumentKind, OwnerKey, Seed};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::json;
@@ -248,7 +248,7 @@ async fn reference_values_reload_and_bad_ones_do_not() {
     cluster.join(&service, &machine).await;
     service.stop().await;
     let config: Config = config::load(&cluster.path("join-service.toml")).unwrap();
-    let error = JoinService::bind(&config).await.unwrap_err();
+    let error = Running::join_service(&config).await.err().unwrap();
     let error = service_runtime::Chain(&error).to_string();
     assert!(error.contains("serial 8 is below 9"), "{error}");
 }
@@ -355,7 +355,7 @@ async fn a_wrong_configuration_does_not_start() {
     let config = load(&good).unwrap();
     cluster.write_foreign_certificate();
     assert!(matches!(
-        JoinService::bind(&config).await,
+        Running::join_service(&config).await,
         Err(StartError::AdmissionOwner { .. })
     ));
 }
@@ -396,7 +396,7 @@ async fn a_store_of_another_cluster_is_left_alone() {
     cluster.start_join_service(keys.address).await.stop().await;
     let mut config: Config = config::load(&cluster.path("join-service.toml")).unwrap();
     config.cluster_id = Some(identity::ClusterId::from_bytes([7; 32]));
-    let error = JoinService::bind(&config).await.unwrap_err();
+    let error = Running::join_service(&config).await.err().unwrap();
     assert!(matches!(
         error,
         StartError::Store(join_service::store::OpenError::Cluster { .. })

@@ -6,7 +6,7 @@ use audit::{Action, RecordEvent};
 use evidence::AdmissionPath;
 use hyper_util::rt::TokioIo;
 use identity::{ClusterId, DiskId, KeyVersion};
-use join_service::{Config, JoinService};
+use join_service::{Config, JoinService, StartError};
 use key_hierarchy::{KeyEncryptionKey, KeyHierarchy, KeySalt};
 use key_service::KeyService;
 use owner::{AdmissionKey, AdmissionKeyCertificate, DocumentKind, OwnerKey, Seed, SignedDocument};
@@ -242,10 +242,7 @@ file_mebibytes = 1
 
     pub(crate) async fn start_limited(&self, key_service: SocketAddr, limits: &str) -> Running {
         let config: Config = config::load(&self.write_config(key_service, limits)).unwrap();
-        let service = JoinService::bind(&config).await.unwrap();
-        let (address, admin) = (service.address().unwrap(), service.admin_address().unwrap());
-        let log = service.audit_log().clone();
-        Running::start(address, admin, log, |shutdown| service.serve(shutdown))
+        Running::join_service(&config).await.unwrap()
     }
 
     pub(crate) fn machine(&self) -> Machine {
@@ -322,6 +319,18 @@ impl Running {
             trigger,
             serving: tokio::spawn(serve(shutdown)),
         }
+    }
+
+    pub(crate) async fn join_service(config: &Config) -> Result<Self, StartError> {
+        let (trigger, shutdown) = Shutdown::new();
+        let service = JoinService::bind(config, &shutdown).await?;
+        Ok(Self {
+            address: service.address().unwrap(),
+            admin: service.admin_address().unwrap(),
+            log: service.audit_log().clone(),
+            trigger,
+            serving: tokio::spawn(service.serve(shutdown)),
+        })
     }
 
     pub(crate) async fn stop(self) {

@@ -17,7 +17,7 @@ use std::{
 const POLL: Duration = Duration::from_secs(2);
 
 /// Longer than anything in the story takes under emulation.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// Whoever owns the cluster.
 pub(crate) struct Operator {
@@ -48,6 +48,24 @@ impl Operator {
 
     /// A verb of `constellation mini`, with its progress on this terminal.
     pub(crate) fn mini(&self, words: &[&str]) -> Result<Value> {
+        let mut command = self.mini_command(words);
+        let output = command.stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{command:?}: {}", output.status);
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The same as a line for `sh`, silent if it succeeds. No word of it has a space or a quote.
+    pub(crate) fn mini_line(&self, words: &[&str]) -> Result<String> {
+        let command = self.mini_command(words);
+        let words: Option<Vec<_>> = command.get_args().map(|word| word.to_str()).collect();
+        let words = words.context("a path is not UTF-8")?.join(" ");
+        Ok(format!(
+            "{} {words} >/dev/null",
+            self.constellation.display()
+        ))
+    }
+
+    fn mini_command(&self, words: &[&str]) -> Command {
         let mut command = self.constellation(&["mini"]);
         command.args(words);
         if let Some(dir) = &self.dir {
@@ -56,55 +74,57 @@ impl Operator {
         if words.first() == Some(&"up") {
             command.arg("--qemu").arg(qemu());
         }
-        let output = command.stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "{command:?}: {}", output.status);
-        Ok(serde_json::from_slice(&output.stdout)?)
+        command
     }
 
-    /// `constellation verify` of all nodes by other documents than the cluster's; its exit status.
-    pub(crate) fn verify(&self, reference_values: &Path) -> Result<Option<i32>> {
+    /// `constellation verify` of all nodes by reference values of one's own: its exit status and its report.
+    pub(crate) fn verify(&self, reference_values: &Path) -> Result<(Option<i32>, Value)> {
         let mut command = self.verify_command("json", reference_values)?;
-        command.stdout(Stdio::null());
-        Ok(command.status()?.code())
+        let output = command.stderr(Stdio::inherit()).output()?;
+        let report = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        Ok((output.status.code(), report))
     }
 
-    /// The same by the cluster's own, on this terminal.
+    /// The same by the cluster's, on this terminal.
     pub(crate) fn verify_shown(&self) -> Result<()> {
-        let values = self.file("reference-values.signed.json")?;
-        show(&mut self.verify_command("human", &values)?)
+        show(&mut self.verify_command("human", &self.reference_values()?)?)
     }
 
     fn verify_command(&self, output: &str, reference_values: &Path) -> Result<Command> {
         let mut command = Command::new(&self.constellation);
         command.args(["--output", output, "verify", "--owner"]);
         command.arg(self.file("owner/owner.pub")?);
-        command.arg("--cluster");
-        command.arg(self.file("cluster/cluster.json")?);
-        command
-            .arg("--policy")
-            .arg(self.file("policy.signed.json")?);
-        command.arg("--reference-values").arg(reference_values);
-        let status = self.mini(&["status"])?;
-        for node in status["nodes"].as_array().context("nodes")? {
-            let name = node["name"].as_str().context("a name")?;
-            command.arg(format!(
-                "{name}=127.0.0.1:{}",
-                node["ports"]["verification"]
-            ));
-        }
+        self.judge(&mut command, reference_values)?;
         Ok(command)
     }
 
-    /// A verb that acts as the owner.
-    pub(crate) fn owner(&self, words: &[&str]) -> Result<Command> {
-        let mut command = self.constellation(words);
-        command
-            .arg("--owner-key")
-            .arg(self.file("owner/owner.key")?);
-        command
-            .arg("--passphrase-file")
-            .arg(self.file("passphrase")?);
-        Ok(command)
+    /// The owner's verbs change these values.
+    pub(crate) fn reference_values(&self) -> Result<PathBuf> {
+        self.file("reference-values.signed.json")
+    }
+
+    pub(crate) fn sign(&self, command: &mut Command) -> Result<()> {
+        let key = self.file("owner/owner.key")?;
+        command.arg("--owner-key").arg(key);
+        let passphrase = self.file("passphrase")?;
+        command.arg("--passphrase-file").arg(passphrase);
+        Ok(())
+    }
+
+    /// All nodes of the API server, through the loopback ports that lead to them, by reference values.
+    pub(crate) fn judge(&self, command: &mut Command, reference_values: &Path) -> Result<()> {
+        let (cluster, policy) = ("cluster/cluster.json", "policy.signed.json");
+        command.arg("--cluster").arg(self.file(cluster)?);
+        command.arg("--policy").arg(self.file(policy)?);
+        command.arg("--reference-values").arg(reference_values);
+        command.arg("--kubeconfig").arg(self.file("kubeconfig")?);
+        let status = self.mini(&["status"])?;
+        for node in status["nodes"].as_array().context("nodes")? {
+            let name = node["name"].as_str().context("a name")?;
+            let port = &node["ports"]["verification"];
+            command.arg("--at").arg(format!("{name}=127.0.0.1:{port}"));
+        }
+        Ok(())
     }
 
     pub(crate) fn constellation(&self, words: &[&str]) -> Command {
@@ -132,6 +152,26 @@ impl Operator {
         drop(input);
         ensure!(child.wait()?.success(), "kubectl apply of {object}");
         Ok(())
+    }
+
+    /// Waits for a line with all of `words` in the join service's log.
+    pub(crate) fn join_service_said(&self, words: &[&str]) -> Result<()> {
+        let of = "app.kubernetes.io/name=join-service";
+        let logs = [
+            "-n",
+            "constellation-system",
+            "logs",
+            "-l",
+            of,
+            "--tail",
+            "50",
+        ];
+        until(&format!("the join service says {words:?}"), || {
+            let log = self.kubectl(&logs)?;
+            Ok(log
+                .lines()
+                .any(|line| words.iter().all(|word| line.contains(word))))
+        })
     }
 
     fn kubectl_command(&self) -> Result<Command> {
@@ -172,8 +212,13 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Resu
     }
 }
 
+/// Runs a verb with its progress on this terminal.
+pub(crate) fn follow(command: &mut Command) -> Result<()> {
+    show(command.stdout(Stdio::null()))
+}
+
 /// Runs a program with its output on this terminal.
-fn show(command: &mut Command) -> Result<()> {
+pub(crate) fn show(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status()?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

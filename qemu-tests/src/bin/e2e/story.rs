@@ -1,7 +1,7 @@
 //! The story, step by step.
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{ChangedUki, Image, Timeline, Workspace, run};
+use qemu_tests::{ChangedUki, Disk, Image, Timeline, Workspace, run};
 use serde_json::json;
 use std::{
     fs,
@@ -10,16 +10,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::operator::{Operator, until};
+use crate::{
+    objects,
+    operator::{Operator, follow, until},
+    sockets,
+};
 
-const CONTROL: &str = "control-0";
-const WORKER: &str = "worker-1";
+pub(crate) const CONTROL: &str = "control-0";
+pub(crate) const WORKER: &str = "worker-1";
 
 /// Exit status of `verify` when a node is refused (docs/verify.md).
 const REFUSED: i32 = 3;
 
-/// The baked-in image of pods.
-const DEMO: &str = concat!("constellation.internal/demo:", env!("CARGO_PKG_VERSION"));
+/// The image that the story begins with, by its name in the reference values, and the next one.
+const OLD: &str = "os";
+const NEW: &str = "v2";
+
+/// One that no control plane may run.
+const FOR_WORKERS: &str = "v3";
+
+/// Size of a state disk; it takes only the space that is written.
+const STATE_MIB: u64 = 16 * 1024;
 
 pub(crate) struct Story {
     image: PathBuf,
@@ -44,11 +55,11 @@ impl Story {
     pub(crate) fn tell(&mut self) -> Result<()> {
         self.cluster()?;
         self.pods()?;
-        self.other_values()?;
+        self.looked_at()?;
         self.reboot()?;
         self.recovery()?;
-        self.refused_role()?;
-        self.update()
+        self.update()?;
+        self.refused_role()
     }
 
     /// `init`, a worker joins, both are verified.
@@ -57,62 +68,55 @@ impl Story {
         self.operator.mini(&["up", "--image", &image])?;
         self.operator
             .kubectl_shown(&["get", "nodes", "-o", "wide"])?;
-        self.point("init, a worker joins, verify");
+        self.point("init, a worker joins, both are verified");
         Ok(())
     }
 
     /// A pod on the worker answers through a Service.
     fn pods(&mut self) -> Result<()> {
-        let serve = "mkdir /tmp/www && echo confidential >/tmp/www/index.html && \
-                     exec busybox httpd -f -p 8080 -h /tmp/www";
-        self.operator.apply(&pod("web", serve, "Always"))?;
-        self.operator.apply(&json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
-        }))?;
+        self.operator.apply(&objects::web())?;
+        self.operator.apply(&objects::web_service())?;
         self.operator
             .kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
         self.ask("ask-1")?;
-        self.point("a pod answers through a Service");
+        self.point("a pod on the worker answers through a Service");
         Ok(())
     }
 
-    /// Asks the Service from a pod of its own.
+    /// Asks the Service from a pod on the other node.
     fn ask(&self, name: &str) -> Result<()> {
         let address = ["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"];
         let address = self.operator.kubectl(&address)?;
-        let script = format!("until busybox wget -q -O - http://{address}/; do sleep 1; done");
-        self.operator.apply(&pod(name, &script, "Never"))?;
+        self.operator.apply(&objects::ask(name, &address))?;
         until("the Service answers", || {
             let answer = self.operator.kubectl(&["logs", name])?;
-            Ok(answer.contains("confidential"))
+            Ok(answer.contains(objects::ANSWER))
         })
     }
 
-    /// By the values of another image nobody is verified.
-    fn other_values(&mut self) -> Result<()> {
-        let other = self.other_image("other", "constellation.other=1")?;
-        let measurements = self.measure(&other)?;
-        let values = self.workspace.file("other-values.json");
-        let signed = self.workspace.file("other-values.signed.json");
-        let mut add = self
-            .operator
-            .constellation(&["reference-values", "add", "--image", "other"]);
-        add.args(["--role", "worker", "--role", "control-plane"]);
-        run(add.arg(&values).arg("--measurements").arg(&measurements))?;
-        let mut sign = self.operator.owner(&["reference-values", "sign"])?;
-        run(sign.arg(&values).arg("--out").arg(&signed))?;
-        let status = self.operator.verify(&signed)?;
-        ensure!(
-            status == Some(REFUSED),
-            "verify by other values: {status:?}"
-        );
-        self.point("verify by another image's values: refused");
+    /// Nothing listens on either node, and nothing is set-id, beyond what docs/os-image.md says.
+    fn looked_at(&mut self) -> Result<()> {
+        for node in [CONTROL, WORKER] {
+            let name = format!("look-{node}");
+            self.operator.apply(&objects::look(&name, node))?;
+            let mut seen = String::new();
+            until("a node is looked at", || {
+                seen = self.operator.kubectl(&["logs", &name])?;
+                Ok(seen.trim_end().ends_with(objects::LOOKED))
+            })?;
+            sockets::check(&seen, node == CONTROL).with_context(|| format!("{node}: {seen}"))?;
+        }
+        self.point("both nodes: only documented ports, nothing set-id");
         Ok(())
     }
 
     fn reboot(&mut self) -> Result<()> {
-        self.restart_worker(&[])?;
+        let path = "jsonpath={.status.nodeInfo.bootID}";
+        let boot = || self.operator.kubectl(&["get", "node", WORKER, "-o", path]);
+        let before = boot()?;
+        self.operator.mini(&["restart", WORKER])?;
+        until("the node's next boot", || Ok(boot()? != before))?;
+        self.operator.mini(&["up"])?;
         self.point("the worker reboots and rejoins");
         Ok(())
     }
@@ -129,66 +133,117 @@ impl Story {
         Ok(())
     }
 
-    /// A worker whose host hints that it be a control plane.
+    /// Both nodes get another image, the worker first; then the old one is refused.
+    fn update(&mut self) -> Result<()> {
+        let values = self.operator.reference_values()?;
+        let old_values = self.workspace.file("old-values.signed.json");
+        fs::copy(&values, &old_values)?;
+        let image = self.other_image(NEW)?;
+        self.accept(NEW, &image, &["worker", "control-plane"])?;
+        self.point("the cluster accepts a second image");
+        self.roll_out(WORKER, &image)?;
+        self.point("the worker is drained, has the new image, is verified");
+        let (status, found) = self.operator.verify(&old_values)?;
+        ensure!(
+            status == Some(REFUSED),
+            "verify by the old values: {status:?}"
+        );
+        let result = |name: &str| {
+            let nodes = found["nodes"].as_array().into_iter().flatten();
+            let mut nodes = nodes.filter(|node| node["name"] == name);
+            nodes.next().map(|node| node["result"].clone())
+        };
+        let results = (result(CONTROL), result(WORKER));
+        let right = (Some(json!("verified")), Some(json!("refused")));
+        ensure!(results == right, "verify by the old values: {found}");
+        self.point("verify by the old image's values: the worker is refused");
+        self.roll_out(CONTROL, &image)?;
+        self.point("the only control plane has the new image, is recovered and verified");
+        let mut retire = self.operator.constellation(&["upgrade", "retire", OLD]);
+        self.operator.judge(&mut retire, &values)?;
+        self.operator.sign(&mut retire)?;
+        follow(&mut retire)?;
+        let old = self.image.display().to_string();
+        self.operator.mini(&["restart", WORKER, "--image", &old])?;
+        self.until_refused("the retired image is refused")?;
+        self.operator.join_service_said(&["PCR 11"])?;
+        self.point("the old image is retired, and refused");
+        Ok(())
+    }
+
+    /// A new machine with an image for workers, whose host hints that it be a control plane.
     fn refused_role(&mut self) -> Result<()> {
+        let image = self.other_image(FOR_WORKERS)?;
+        self.accept(FOR_WORKERS, &image, &["worker"])?;
+        self.operator.kubectl(&["delete", "node", WORKER])?;
+        let disk = self.operator.file(&format!("nodes/{WORKER}/state.raw"))?;
+        let blank = self.workspace.file("blank.raw");
+        Disk::blank_state(&blank, STATE_MIB)?;
+        fs::rename(&blank, &disk)?;
         let hints = self.operator.file(&format!("nodes/{WORKER}/hints.json"))?;
         let honest = fs::read_to_string(&hints)?;
         fs::write(&hints, honest.replace(r#""worker""#, r#""control-plane""#))?;
-        self.operator.mini(&["restart", WORKER])?;
-        until("the role is refused", || self.is_refused())?;
-        fs::write(&hints, honest)?;
-        self.restart_worker(&[])?;
-        self.point("a worker that asks for control plane: refused");
+        let image = image.display().to_string();
+        self.operator
+            .mini(&["restart", WORKER, "--image", &image])?;
+        self.until_refused("the role is refused")?;
+        self.operator
+            .join_service_said(&[FOR_WORKERS, "not for role control-plane"])?;
+        self.point("a worker's image that asks for control plane: refused");
         Ok(())
     }
 
-    /// The worker gets another image: refused before the cluster knows it, admitted after.
-    fn update(&mut self) -> Result<()> {
-        let new = self.other_image("v2", "constellation.release=2")?;
-        let path = new.display().to_string();
-        self.operator.mini(&["restart", WORKER, "--image", &path])?;
-        until("the unknown image is refused", || self.is_refused())?;
-        self.point("a worker of an unknown image: refused");
-        let measurements = self.operator.file("images/v2/measurements.json")?;
-        let add = ["upgrade", "add", "v2", "--role", "worker"];
-        let mut add = self.operator.owner(&add)?;
-        add.arg("--measurements").arg(measurements);
-        let values = self.operator.file("reference-values.signed.json")?;
-        add.arg("--reference-values").arg(values);
+    /// `constellation upgrade add`.
+    fn accept(&self, name: &str, image: &Path, roles: &[&str]) -> Result<()> {
+        let mut add = self.operator.constellation(&["upgrade", "add", name]);
+        for role in roles {
+            add.args(["--role", role]);
+        }
+        add.arg("--measurements").arg(self.measure(image)?);
+        add.arg("--reference-values")
+            .arg(self.operator.reference_values()?);
         add.arg("--kubeconfig")
             .arg(self.operator.file("kubeconfig")?);
-        run(&mut add)?;
-        self.restart_worker(&[])?;
-        self.operator.verify_shown()?;
-        self.point("the worker runs the new image");
-        Ok(())
+        self.operator.sign(&mut add)?;
+        follow(&mut add)
     }
 
-    fn is_refused(&self) -> Result<bool> {
-        let console = self.operator.console(WORKER)?;
-        let exit = console.lines().find(|line| line.contains(" exit code="));
-        Ok(exit.is_some_and(|line| line.contains("refused")))
+    /// `constellation upgrade node`, and what gives the machine its disks.
+    fn roll_out(&self, node: &str, image: &Path) -> Result<()> {
+        let mut restart = vec!["restart", node, "--image"];
+        let image = image.display().to_string();
+        restart.push(&image);
+        let mut replace = self.operator.mini_line(&restart)?;
+        if node == CONTROL {
+            // Nobody else could give it its key.
+            replace = format!("{replace} && {}", self.operator.mini_line(&["up"])?);
+        }
+        let mut upgrade = self.operator.constellation(&["upgrade", "node", node]);
+        upgrade.args(["--to", NEW, "--replace-with", &replace]);
+        let owner = self.operator.file("owner/owner.pub")?;
+        upgrade.arg("--owner").arg(owner);
+        let values = self.operator.reference_values()?;
+        self.operator.judge(&mut upgrade, &values)?;
+        follow(&mut upgrade)
     }
 
-    /// Restarts the worker and waits until its next boot is a ready node.
-    fn restart_worker(&self, more: &[&str]) -> Result<()> {
-        let path = "jsonpath={.status.nodeInfo.bootID}";
-        let boot = || self.operator.kubectl(&["get", "node", WORKER, "-o", path]);
-        let before = boot()?;
-        self.operator.mini(&[&["restart", WORKER], more].concat())?;
-        until("the node's next boot", || Ok(boot()? != before))?;
-        self.operator.mini(&["up"]).map(drop)
+    fn until_refused(&self, what: &str) -> Result<()> {
+        until(what, || {
+            let console = self.operator.console(WORKER)?;
+            let exit = console.lines().find(|line| line.contains(" exit code="));
+            Ok(exit.is_some_and(|line| line.contains("refused")))
+        })
     }
 
-    /// The image with one more word on its command line, as a folder.
-    fn other_image(&self, name: &str, word: &str) -> Result<PathBuf> {
+    /// The image with one more word on its command line, as a folder. It is no module's, and means nothing.
+    fn other_image(&self, name: &str) -> Result<PathBuf> {
         let dir = self.workspace.subdir(name)?;
         for file in ["root.img", "esp.img", "vmlinuz"] {
             symlink(self.image.join(file), dir.join(file))?;
         }
         let stub = Image::of("release")?.stub();
         let mut uki = ChangedUki::of(&self.image.join("uki.efi"), &stub)?;
-        uki.cmdline = format!("{} {word}", uki.cmdline);
+        uki.cmdline = format!("{} demo.release={name}", uki.cmdline);
         uki.write(&dir.join("uki.efi"))?;
         Ok(dir)
     }
@@ -228,22 +283,14 @@ impl Story {
         [CONTROL, WORKER].map(tail).concat()
     }
 
+    /// Switches everything off.
     pub(crate) fn end(&self) -> Result<()> {
-        self.operator.mini(&["down", "--timeout", "10"]).map(drop)
+        let down = ["down", "--timeout", "10"];
+        self.operator.mini(&down).map(drop)
     }
-}
 
-/// A pod on the worker.
-fn pod(name: &str, script: &str, restart: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "nodeName": WORKER, "restartPolicy": restart, "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": name, "image": DEMO, "imagePullPolicy": "Never",
-                "command": ["/bin/sh", "-c", script],
-            }],
-        },
-    })
+    /// Only records stay.
+    pub(crate) fn passed(&self) -> Result<()> {
+        self.workspace.passed()
+    }
 }

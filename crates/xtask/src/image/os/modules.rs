@@ -8,6 +8,9 @@ use std::{fs, path::Path};
 const MODULES: &[&str] = &[
     "br_netfilter",
     "bridge",
+    // The power button, and its key for systemd-logind.
+    "button",
+    "evdev",
     "ip6_tables",
     "ip6t_REJECT",
     "ip6table_filter",

@@ -24,6 +24,7 @@ const STARTED: &[&str] = &[
     "systemd-journald-dev-log.socket",
     "systemd-journald.service",
     "systemd-journald.socket",
+    "systemd-logind.service",
     "systemd-modules-load.service",
     "systemd-networkd.service",
     "systemd-resolved.service",
