@@ -2,8 +2,9 @@
 #
 #   make demo            the story: boot, prove, join, rejoin, refuse, recover (VERBOSE=1: node consoles)
 #   make cluster-native  a cluster in namespaces of this machine: init, join, status, verify (root)
-#   make cluster         a cluster in virtual machines, left running; not seen to its end yet (docs/mini.md)
-#   make e2e             the whole story of such a cluster: join, reboot, recover, refuse, update; never run
+#   make cluster         a cluster in virtual machines, left running (docs/mini.md)
+#   make e2e             the whole story of such a cluster: join, reboot, recover, update, refuse
+#   make e2e-snp         a shorter one, on guests with a SEV-SNP interface that a test program provides
 #   make test            everything a machine can test, VMs included
 #   make test-snp        the SEV-SNP boots alone
 #   make test-fast       without VMs

@@ -134,6 +134,41 @@ pub struct Limits {
     pub node_seconds: Seconds,
     /// Until the services of a new cluster are ready.
     pub services_seconds: Seconds,
+    /// How long the leader among controller managers, and among schedulers, may be silent.
+    pub leader_lease_seconds: LeaderLease,
+}
+
+/// Seconds; 15 or more.
+///
+/// A leader that cannot renew its lease in two thirds of it stops and is started anew, which costs a slow machine
+/// more than it has. It tries each 2/15 of it: with 15 s these are Kubernetes' own values
+/// (`k8s.io/component-base`, `LeaderElectionConfiguration`).
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "u16")]
+pub struct LeaderLease(u16);
+
+impl LeaderLease {
+    /// The arguments of a controller manager or scheduler, by name.
+    #[must_use]
+    pub fn arguments(self) -> [(&'static str, String); 3] {
+        let Self(lease) = self;
+        [
+            ("leader-elect-lease-duration", format!("{lease}s")),
+            ("leader-elect-renew-deadline", format!("{}s", lease / 3 * 2)),
+            ("leader-elect-retry-period", format!("{}s", lease / 15 * 2)),
+        ]
+    }
+}
+
+impl TryFrom<u16> for LeaderLease {
+    type Error = &'static str;
+
+    fn try_from(seconds: u16) -> Result<Self, Self::Error> {
+        match seconds {
+            15.. => Ok(Self(seconds)),
+            _ => Err("a leader's lease is 15 s or longer"),
+        }
+    }
 }
 
 impl Default for Config {
@@ -224,6 +259,7 @@ impl Default for Limits {
             control_plane_seconds: Seconds::new(count(240)),
             node_seconds: Seconds::new(count(300)),
             services_seconds: Seconds::new(count(300)),
+            leader_lease_seconds: LeaderLease(15),
         }
     }
 }
@@ -239,6 +275,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_leader_of_the_default_lease_is_as_kubernetes_has_it() {
+        let of = |config: &str| toml::from_str::<Config>(config).unwrap().limits;
+        let values = |limits: Limits| limits.leader_lease_seconds.arguments().map(|(_, it)| it);
+        assert_eq!(values(of("")), ["15s", "10s", "2s"]);
+        let long = of("[limits]\nleader_lease_seconds = 60");
+        assert_eq!(values(long), ["60s", "40s", "8s"]);
+    }
+
+    #[test]
     fn an_empty_file_is_a_configuration_and_a_wrong_key_is_none() {
         let config: Config = toml::from_str("").unwrap();
         assert_eq!(config.progress_listen.port(), 30091);
@@ -248,6 +293,7 @@ mod tests {
             "[kubelet]\ncgroup_driver = \"docker\"",
             "[kubelet]\nanonymous = true",
             "[limits]\nnode_seconds = 0",
+            "[limits]\nleader_lease_seconds = 14",
         ] {
             assert!(toml::from_str::<Config>(wrong).is_err(), "{wrong}");
         }

@@ -99,6 +99,11 @@ impl Subject<'_> {
         } else {
             self.runtime_endpoint()
         };
+        let lease = config.limits.leader_lease_seconds.arguments();
+        let with_lease = |fixed: &'static [(&str, &str)]| {
+            let lease = lease.iter().map(|(name, value)| (*name, value.as_str()));
+            fixed.iter().copied().chain(lease).collect::<Vec<_>>()
+        };
         fill(
             "kubeadm.yaml",
             include_str!("../templates/kubeadm.yaml"),
@@ -113,8 +118,8 @@ impl Subject<'_> {
                 image_repository => config.cluster.image_repository.clone(),
                 control_plane_seconds => config.limits.control_plane_seconds.duration().as_secs(),
                 api_server => arguments(api, API_SERVER),
-                controller_manager => arguments(api, CONTROLLER_MANAGER),
-                scheduler => arguments(api, SCHEDULER),
+                controller_manager => arguments(api, &with_lease(CONTROLLER_MANAGER)),
+                scheduler => arguments(api, &with_lease(SCHEDULER)),
                 kubelet_configuration => self.kubelet_configuration()?,
                 kube_proxy_sets_conntrack => config.cluster.kube_proxy_sets_conntrack,
             },

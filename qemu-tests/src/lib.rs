@@ -52,6 +52,7 @@ pub use image::Image;
 pub use lan::Lan;
 pub use machine::{
     Boot, GUEST_JOIN_SERVICE, GUEST_NETWORK, Machine, MachineConfig, PUSH_PORT, accelerator, qemu,
+    tool,
 };
 pub use metadata::Metadata;
 pub use nbd::{Lie, LyingDisk};

@@ -94,9 +94,13 @@ pub struct Machine {
 /// QEMU: the one that `xtask setup` has unpacked, else the system's. Debian 12's own (7.2) damages
 /// the memory of a guest that encrypts much data under emulation.
 pub fn qemu() -> PathBuf {
-    let name = Path::new("qemu-system-x86_64");
+    tool("qemu-system-x86_64")
+}
+
+/// A program that `xtask setup` has unpacked, else the system's.
+pub fn tool(name: &str) -> PathBuf {
     let unpacked = target_dir().join("tools/bin").join(name);
-    unpacked.canonicalize().unwrap_or_else(|_| name.to_owned())
+    unpacked.canonicalize().unwrap_or_else(|_| name.into())
 }
 
 /// KVM if `kernel` boots under it, else emulation.

@@ -15,6 +15,7 @@ mod crowd;
 mod handshakes;
 mod installation;
 mod machine;
+mod os;
 mod process;
 mod report;
 mod snp_tickets;
@@ -57,6 +58,8 @@ enum Group {
     Clevis,
     /// Kubernetes: init, join and recover beside bare kubeadm, tickets by an API server, memory
     Cluster,
+    /// Machines with the OS image: sizes, init, join, recover and rejoin by step
+    Os,
     /// Appraisals of SEV-SNP reports, tickets for SEV-SNP guests
     Snp,
     /// Tickets, handshakes, memory
@@ -93,6 +96,9 @@ fn run(arguments: &Arguments) -> Result<()> {
             Ok(kubernetes) => cluster::measure(&kubernetes, &mut report).context("cluster")?,
             Err(error) => eprintln!("bench: no figures of a cluster: {error:#}"),
         }
+    }
+    if wanted(Group::Os) {
+        os::measure(&mut report).context("OS image")?;
     }
     print!("{report}");
     report.write(&arguments.out)

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Where the figures go
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
-    /// Measure only these groups: `tickets`, `snp`, `boots`, `clevis`, `cluster` [default: all]
+    /// Measure only these groups: `tickets`, `snp`, `boots`, `clevis`, `cluster`, `os` [default: all]
     #[arg(long)]
     only: Vec<String>,
 }
@@ -45,8 +45,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let target = fs::canonicalize("target")?;
     let wanted = |group: &str| args.only.is_empty() || args.only.iter().any(|only| only == group);
     build_programs()?;
-    if wanted("boots") || wanted("clevis") {
+    if wanted("boots") || wanted("clevis") || wanted("os") {
         build_images(&target)?;
+    }
+    if wanted("os") {
+        image("os", &[])?;
     }
     let mut bench = Tool::new("target/release/bench", OWN)
         .args(["run", "--out"])
@@ -81,18 +84,19 @@ fn build_images(target: &Path) -> anyhow::Result<()> {
     let size = manifest["init_bytes"].as_u64();
     let size = size.context("`image.json` does not say how large the agent is")?;
     if !images.join("probe/image.json").exists() {
-        image(&[])?;
+        image("probe", &[])?;
     }
     let init = floor_init(target, size)?;
     let out = images.join("floor");
-    image(&["--init".as_ref(), init.as_ref(), "--out".as_ref(), &out])
+    let more = ["--init".as_ref(), init.as_ref(), "--out".as_ref(), &*out];
+    image("probe", &more)
 }
 
-fn image(more: &[&Path]) -> anyhow::Result<()> {
+fn image(profile: &str, more: &[&Path]) -> anyhow::Result<()> {
     // Not this very file: the build before may have replaced it.
     let tool = Tool::new("target/release/xtask", OWN);
     let described = tool
-        .args(["image", "--profile", "probe"])
+        .args(["image", "--profile", profile])
         .args(more)
         .output();
     described.map(drop)

@@ -4,6 +4,7 @@
 //! timeline; `e2e snp` tells a shorter one of SEV-SNP guests. Everything goes through `constellation`, `kubectl`
 //! and the consoles.
 
+mod measured;
 mod objects;
 mod operator;
 mod snp;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    objects,
+    measured, objects,
     operator::{Operator, follow, until},
     sockets,
 };
@@ -69,6 +69,10 @@ impl Story {
         self.operator
             .kubectl_shown(&["get", "nodes", "-o", "wide"])?;
         self.point("init, a worker joins, both are verified");
+        let owned = |name: &str| self.operator.file(&format!("images/{OLD}/{name}"));
+        let (uki, measurements) = (owned("uki.efi")?, owned("measurements.json")?);
+        measured::agree(&uki, &measurements, self.workspace.dir())?;
+        self.point("`systemd-measure` says the same of the image");
         Ok(())
     }
 
