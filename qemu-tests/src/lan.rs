@@ -16,8 +16,8 @@ use crate::workspace::{Workspace, free_port};
 /// A program that is to listen does so at once.
 const LISTEN: Duration = Duration::from_secs(10);
 
-/// A switch, and what hands out addresses on it: 10.0.2.15 to the first machine that asks, then the next. It
-/// ends with its last clone.
+/// A switch, and what hands out addresses on it: 10.0.2.15 to the first machine that asks, then the next. With
+/// the last clone all ways in end; the switch itself carries frames until this program ends.
 #[derive(Clone, Debug)]
 pub struct Lan {
     switch: PathBuf,

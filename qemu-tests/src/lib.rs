@@ -25,6 +25,7 @@ mod lan;
 mod lent;
 mod machine;
 mod metadata;
+mod mini;
 mod nbd;
 mod node;
 mod relay;
@@ -55,6 +56,7 @@ pub use machine::{
     tool,
 };
 pub use metadata::Metadata;
+pub use mini::Mini;
 pub use nbd::{Lie, LyingDisk};
 pub use node::Node;
 pub use relay::{Pace, Relay};

@@ -227,10 +227,10 @@ impl Restart {
             guests.change_image(&self.node, image, &operator)?;
         }
         let node = guests.node(&self.node)?.clone();
-        guests.power_off(&[&node], self.patience.duration())?;
+        let cut = guests.power_off(&[&node], self.patience.duration())?;
         guests.start_network()?;
         guests.start(&node)?;
-        Report::of(&folder)
+        Ok(Report::of(&folder)?.with_power_cut(cut))
     }
 }
 
@@ -253,9 +253,9 @@ impl Down {
         let lock = folder.lock()?;
         let guests = Guests::new(&folder, folder.existing_plan()?, &progress)?;
         let nodes: Vec<_> = guests.nodes().iter().rev().collect();
-        guests.power_off(&nodes, self.patience.duration())?;
+        let cut = guests.power_off(&nodes, self.patience.duration())?;
         guests.stop_network()?;
-        let report = Report::of(&folder)?;
+        let report = Report::of(&folder)?.with_power_cut(cut);
         drop(lock);
         if self.delete {
             folder.delete()?;

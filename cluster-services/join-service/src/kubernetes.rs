@@ -10,7 +10,7 @@ mod nodes;
 mod requests;
 
 pub use certificates::{CertificateError, Certificates, ISSUE_TIMEOUT};
-pub use documents::{ConfigMapError, ConfigMapWatch};
+pub use documents::{ConfigMapError, ConfigMapWatch, READY};
 pub use nodes::NodeWatch;
 pub use requests::{CheckedRequests, ParsedRequests, RequestError, Signer};
 

@@ -158,7 +158,7 @@ impl JoinService {
     /// once, because an API server that is not there yet is waited for.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is served then.
+    /// [`StartError`]; no node was served then, and probes are not any more.
     pub async fn bind(config: &Config, shutdown: &Shutdown) -> Result<Self, StartError> {
         let readiness = admin::begin();
         let admin = serve::bind(config.admin_listen).await?;
@@ -225,7 +225,7 @@ impl JoinService {
     }
 
     /// Serves until shutdown is requested and what was begun is answered and recorded.
-    pub async fn serve(self, shutdown: Shutdown) {
+    pub async fn serve(mut self, shutdown: Shutdown) {
         let mut tasks = Vec::new();
         let mut left_over = None;
         match self.backing {
@@ -271,7 +271,11 @@ impl JoinService {
             .run(self.listener, self.door, tickets, shutdown)
             .await;
         shutdown::join(tasks).await;
-        self.probes.join_all().await;
+        while let Some(ended) = self.probes.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "probes and metrics");
+            }
+        }
         let (store, socket) = left_over.unzip();
         if let Some(store) = store {
             store.close().await;
@@ -316,14 +320,11 @@ async fn open_cluster(
     readiness: &Readiness,
     shutdown: &Shutdown,
 ) -> Result<Opened, StartError> {
-    let connected = kubernetes::connect(kubeconfig).await;
-    let client = connected.map_err(StartError::Connect)?;
-    let opening = first_documents(&client, readiness);
-    let opened = tokio::select! {
-        opened = opening => opened,
+    let opening = first_documents(kubeconfig, readiness);
+    let (client, (config_maps, rules, facts)) = tokio::select! {
+        opened = opening => opened?,
         () = shutdown.requested() => return Err(StartError::Stopped),
     };
-    let (config_maps, rules, facts) = opened.map_err(StartError::ConfigMaps)?;
     let serves = config_maps.serves();
     let kubernetes = Kubernetes::new(client.clone(), facts, audit.clone(), serves.key_version);
     Ok(Opened {
@@ -340,22 +341,33 @@ async fn open_cluster(
 }
 
 /// The documents to begin with. After a power cut this service is up before the API server is reached, and one
-/// that stopped for that would be started again ever more slowly, while all nodes wait for it.
+/// that stopped for that would be started again ever more slowly, while all nodes wait for it. Each try reads
+/// the credentials anew.
 async fn first_documents(
-    client: &Client,
+    kubeconfig: Option<&Path>,
     readiness: &Readiness,
-) -> Result<(ConfigMapWatch, Watched<Appraiser>, Watched<ClusterFacts>), ConfigMapError> {
+) -> Result<(Client, FirstDocuments), StartError> {
     const INTERVAL: Duration = Duration::from_secs(1);
+    readiness.set(kubernetes::READY, false);
     loop {
+        let client = kubernetes::connect(kubeconfig).await;
+        let client = client.map_err(StartError::Connect)?;
         match ConfigMapWatch::open(client.clone(), readiness.clone()).await {
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(error = %Chain(&error), "waiting for the API server");
+            Ok(opened) => {
+                readiness.set(kubernetes::READY, true);
+                return Ok((client, opened));
             }
-            opened => return opened,
+            Err(error) if error.may_pass() => {
+                tracing::warn!(error = %Chain(&error), "the API server gives no documents yet");
+            }
+            Err(error) => return Err(StartError::ConfigMaps(error)),
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
+
+/// What [`ConfigMapWatch::open`] gives.
+type FirstDocuments = (ConfigMapWatch, Watched<Appraiser>, Watched<ClusterFacts>);
 
 /// Finds out when the key service is back: a replica that is not ready gets no requests.
 async fn probe(keys: KeyClient, shutdown: Shutdown) {

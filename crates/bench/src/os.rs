@@ -2,14 +2,8 @@
 
 use crate::{report::Report, tickets::count};
 use anyhow::{Context as _, Result, bail};
-use child_process::run;
-use qemu_tests::{AgentStep, Image, Workspace, program, qemu};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Instant,
-};
+use qemu_tests::{AgentStep, Image, Mini};
+use std::{fs, path::Path, time::Instant};
 
 const CONTROL: &str = "control-0";
 const WORKER: &str = "worker-1";
@@ -38,26 +32,22 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             "",
         );
     }
-    let workspace = Workspace::create("bench-os")?;
-    let cluster = Mini {
-        dir: workspace.subdir("mini")?,
-        image: image.dir().to_owned(),
-    };
-    let lived = cluster.live(report);
-    cluster.mini("down", &["--timeout", "5"])?;
+    let (workspace, mini) = Mini::create("bench-os")?;
+    let lived = Lab { mini: &mini }.live(&image, report);
+    let down = mini.run(&["down", "--timeout", "5"]);
     lived?;
+    down?;
     workspace.passed()
 }
 
-struct Mini {
-    dir: PathBuf,
-    image: PathBuf,
+struct Lab<'a> {
+    mini: &'a Mini,
 }
 
-impl Mini {
-    fn live(&self, report: &mut Report) -> Result<()> {
-        let image = self.image.to_str().context("a path is not UTF-8")?;
-        let made = timed(|| self.mini("up", &["--image", image]))?;
+impl Lab<'_> {
+    fn live(&self, image: &Image, report: &mut Report) -> Result<()> {
+        let image = image.dir().to_str().context("a path is not UTF-8")?;
+        let made = timed(|| self.mini.run(&["up", "--image", image]))?;
         report.figure(
             "os_up_s",
             made,
@@ -65,27 +55,18 @@ impl Mini {
         );
         self.boot("init", CONTROL, report)?;
         self.boot("join", WORKER, report)?;
-        let down = timed(|| self.mini("down", &[]))?;
+        let down = timed(|| self.mini.run(&["down"]))?;
         report.figure("os_down_s", down, "by the power button");
-        let again = timed(|| self.mini("up", &[]))?;
+        let again = timed(|| self.mini.run(&["up"]))?;
         report.figure("os_up_again_s", again, "the same: recover, rejoin");
         self.boot("recover", CONTROL, report)?;
         self.boot("rejoin", WORKER, report)
     }
 
-    fn mini(&self, verb: &str, words: &[&str]) -> Result<()> {
-        let mut command = Command::new(program("constellation")?);
-        command.args(["--output", "json", "mini", verb]).args(words);
-        command.arg("--dir").arg(&self.dir);
-        if verb == "up" {
-            command.arg("--qemu").arg(qemu());
-        }
-        run(command.stdin(Stdio::null())).map(drop)
-    }
-
     /// Seconds on the clock of a node's present boot, which starts with its kernel.
     fn boot(&self, kind: &str, node: &str, report: &mut Report) -> Result<()> {
-        let path = self.dir.join("nodes").join(node).join("console.log");
+        let dir = self.mini.dir().context("a folder")?;
+        let path = dir.join("nodes").join(node).join("console.log");
         let points = points(&path)?;
         for (step, second) in &points {
             report.figure(&format!("os_{kind}_s.{step}"), *second, "");
@@ -124,7 +105,7 @@ fn point(line: &str) -> Option<(&'static str, f64)> {
     said.contains("phase done").then_some((name, second))
 }
 
-fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<f64> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())

@@ -13,6 +13,10 @@ use std::{
 /// The sandbox of every pod, as Kubernetes 1.20 names it.
 pub const PAUSE: &str = "k8s.gcr.io/pause:3.2";
 
+/// Its one process.
+const PAUSE_SCRIPT: &str =
+    "trap 'exit 0' TERM INT; while :; do /bin/busybox sleep 2147483647 & wait $!; done";
+
 /// Where iptables has its extensions.
 const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
@@ -65,8 +69,9 @@ fn image_of(kubernetes: &Kubernetes, name: &str) -> Result<Option<Image>> {
         "etcd" => Image::new(name, &["/usr/bin/etcd"])
             .program(&kubernetes.tool("usr/bin/etcd"), "/usr/bin/etcd")?
             .link("/bin/etcd", "/usr/bin/etcd"),
-        // It has nothing to do but to be there.
-        "pause" => Image::new(name, &["/bin/busybox", "sleep", "2147483647"])
+        // It has nothing to do but to be there, and to go when it is told to: the first process of a PID
+        // namespace gets no SIGTERM that it does not handle, and a machine that shuts down would wait.
+        "pause" => Image::new(name, &["/bin/busybox", "sh", "-c", PAUSE_SCRIPT])
             .program(&kubernetes.tool("bin/busybox"), "/bin/busybox")?,
         _ => return Ok(None),
     };

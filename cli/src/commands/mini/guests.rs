@@ -203,8 +203,9 @@ impl<'a> Guests<'a> {
         })
     }
 
-    /// Presses the power buttons, waits, and cuts the power of those that stay on.
-    pub(super) fn power_off(&self, nodes: &[&Node], patience: Duration) -> Result<()> {
+    /// Presses the power buttons, waits, and cuts the power of those that stay on; their names.
+    pub(super) fn power_off(&self, nodes: &[&Node], patience: Duration) -> Result<Vec<String>> {
+        let mut cut = Vec::new();
         let end = Instant::now() + patience;
         for node in nodes {
             if self.daemon(node).is_running() {
@@ -219,13 +220,14 @@ impl<'a> Guests<'a> {
                 self.progress
                     .say(&format!("{}: its power is cut", node.name));
                 daemon.kill()?;
+                cut.push(node.name.clone());
             }
             let tpm = self.tpm(node);
             if !tpm.ends_within(Duration::from_secs(2)) {
                 tpm.kill()?;
             }
         }
-        Ok(())
+        Ok(cut)
     }
 
     /// Whether the machine's present boot has its disk.

@@ -20,6 +20,9 @@ pub(super) struct Report {
     folder: PathBuf,
     network: bool,
     nodes: Vec<Shown>,
+    /// Nodes that did not shut down by themselves; none if none was told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    power_cut: Option<Vec<String>>,
     /// Once there is one.
     kubeconfig: Option<PathBuf>,
     /// What the API server says; none if it was not asked or does not answer.
@@ -50,9 +53,16 @@ impl Report {
                 .iter()
                 .all(|file| Daemon::of(&folder.run(file)).is_running()),
             nodes: shown.collect::<Result<_>>()?,
+            power_cut: None,
             kubeconfig: kubeconfig.exists().then_some(kubeconfig),
             cluster: None,
         })
+    }
+
+    /// The same with the nodes whose power was cut.
+    pub(super) fn with_power_cut(mut self, nodes: Vec<String>) -> Self {
+        self.power_cut = Some(nodes);
+        self
     }
 
     /// The same with what the API server says.

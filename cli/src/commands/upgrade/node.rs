@@ -149,6 +149,9 @@ struct Rollout<'a> {
 impl Rollout<'_> {
     async fn run(&self) -> Result<Outcome> {
         let (name, to) = (&self.arguments.node, &self.arguments.to);
+        // Before anything is drained.
+        let members = self.cluster.members().await?;
+        self.arguments.places.check(&members)?;
         let member = self.member().await?;
         let record = member.record.as_ref().context("a record")?;
         self.may_run(record)?;

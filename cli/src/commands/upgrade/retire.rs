@@ -39,7 +39,7 @@ pub(crate) struct Retire {
     #[command(flatten)]
     signer: Signer,
     #[command(flatten)]
-    at: Where,
+    cluster_access: Where,
     #[command(flatten)]
     places: Places,
 }
@@ -48,7 +48,7 @@ impl Retire {
     pub(super) async fn run(self, output: OutputFormat) -> Result<()> {
         let owner = self.signer.open()?;
         let fingerprint = owner.public_key().fingerprint();
-        let cluster = self.at.open().await?;
+        let cluster = self.cluster_access.open().await?;
         let file = self.rules.reference_values();
         let change = Amendment::begin(&cluster, &owner, file).await?;
         let mut values = change.base.reference_values()?;
@@ -70,7 +70,7 @@ impl Retire {
             eprintln!("`{}` is not in the reference values", self.image);
             change.base.clone()
         };
-        let limit = self.at.limit();
+        let limit = self.cluster_access.limit();
         change.finish(&document, limit).await?.finish(output)
     }
 }

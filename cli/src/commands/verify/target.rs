@@ -5,6 +5,7 @@ use appraisal::AttesterIdentity;
 use clap::Args;
 use identity::NodeName;
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     str::FromStr,
 };
@@ -59,17 +60,31 @@ impl Places {
     /// Nodes of a cluster to ask, and those that need not be asked.
     ///
     /// # Errors
-    /// If a place is of a node that the cluster does not have.
+    /// As [`Places::check`].
     pub(in crate::commands) fn targets(
         &self,
         members: &[Member],
     ) -> Result<Vec<Result<Target, Box<Finding>>>> {
-        for name in self.at.iter().filter_map(|target| target.name.as_ref()) {
+        self.check(members)?;
+        Ok(members.iter().map(|member| self.target(member)).collect())
+    }
+
+    /// Whether each place is of another node of the cluster.
+    ///
+    /// # Errors
+    /// If one is of no node, or of the same as another one.
+    pub(in crate::commands) fn check(&self, members: &[Member]) -> Result<()> {
+        let names = self.at.iter().filter_map(|target| target.name.as_ref());
+        let mut known = BTreeSet::new();
+        for name in names {
             if !members.iter().any(|member| member.name == name.as_str()) {
                 bail!("`--at {name}=…`: the cluster has no node `{name}`");
             }
+            if !known.insert(name.as_str()) {
+                bail!("`--at {name}=…` is given twice");
+            }
         }
-        Ok(members.iter().map(|member| self.target(member)).collect())
+        Ok(())
     }
 
     /// A node of the cluster to ask.

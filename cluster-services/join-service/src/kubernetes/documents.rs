@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use kube_store::{
     CALL_TIMEOUT, CLUSTER_CONFIG_MAP, ClusterError, ClusterFacts, KubeStore, NAMESPACE,
     POLICY_CONFIG_MAP, POLICY_KEY, REFERENCE_VALUES_CONFIG_MAP, REFERENCE_VALUES_KEY, SerialError,
+    StoreError,
 };
 use owner::OwnerFingerprint;
 use service_runtime::{Chain, Readiness, Shutdown, watch::Watched};
@@ -63,28 +64,35 @@ pub enum ConfigMapError {
 }
 
 impl ConfigMapError {
-    /// Whether asking again may help without anybody's doing. An API server that has just started refuses
-    /// everybody until it knows its own roles.
+    /// Whether it may pass without anybody's doing.
     #[must_use]
-    pub fn is_unavailable(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
-            Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) if matches!(status.code, 401 | 403) => true,
-                error => kube_store::is_unavailable(error),
+            Self::Api { source, .. } => may_pass(source),
+            Self::Documents(DocumentsError::KubeStore(SerialError::Store(error))) => match error {
+                StoreError::Refused { source, .. } => may_pass(source),
+                error => error.is_unavailable(),
             },
-            Self::Documents(DocumentsError::KubeStore(SerialError::Store(error))) => {
-                error.is_unavailable()
-            }
             _ => false,
         }
+    }
+}
+
+/// An API server that has just started forbids everybody everything until it has read the roles, and does not
+/// know tokens while it does not reach its store.
+fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => true,
+        error => kube_store::is_unavailable(error),
     }
 }
 
 /// How often the ConfigMaps are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-const READY: &str = "api-server";
+/// Its name in `/readyz`.
+pub const READY: &str = "api-server";
 
 /// What the three ConfigMaps say.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,11 +2,13 @@
 //! of its own.
 
 use crate::{
-    setup::{expected_key, image, images},
+    setup::{Running, expected_key, http, image, images},
     site::{Kubelet, Site, apply, ask_join, start, store, until},
 };
 use api::Class;
+use join_service::{Config, JoinService, StartError};
 use native_kubernetes::ControlPlane;
+use service_runtime::{Shutdown, config};
 use std::{
     net::TcpListener,
     process::{Command, Stdio},
@@ -41,13 +43,25 @@ async fn without_api_server_it_is_unavailable_and_loses_nothing() {
     until("not ready", async || service.http("/readyz").await.0 == 503).await;
     let (_, missing) = service.http("/readyz").await;
     assert!(missing.contains("api-server"), "{missing}");
-    // A replica that starts meanwhile has nothing to begin with, and waits.
+    // A replica that starts meanwhile has nothing to begin with, and waits: alive and not ready.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let admin = port.unwrap();
+    let config = site.config_with("127.0.0.1:0", &admin.to_string());
+    let config: Config = config::load(&config).unwrap();
     let back = async {
+        until("probes", async || {
+            tokio::net::TcpStream::connect(admin).await.is_ok()
+        })
+        .await;
+        assert_eq!(http(admin, "/healthz").await.0, 200);
+        let (status, missing) = http(admin, "/readyz").await;
+        assert_eq!(status, 503);
+        assert!(missing.contains("api-server"), "{missing}");
         tokio::time::sleep(Duration::from_secs(30).saturating_sub(gone.elapsed())).await;
         tokio::task::block_in_place(|| control_plane.start_api_server().unwrap());
     };
     let waiting = async {
-        let begun = site.replica().await;
+        let begun = Running::join_service(&config).await.unwrap();
         (begun, gone.elapsed())
     };
     let ((late, waited), ()) = tokio::join!(waiting, back);
@@ -77,6 +91,21 @@ async fn without_api_server_it_is_unavailable_and_loses_nothing() {
     crate::site::ask_rejoin(&again, old, None).await.unwrap();
     assert_eq!(store(&control_plane).nodes().await.unwrap().len(), 2);
     service.stop().await;
+}
+
+/// A replica that is told to stop while it waits does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_waits_for_the_api_server_can_be_stopped() {
+    let (mut control_plane, site) = site().await;
+    control_plane.kill_api_server().unwrap();
+    let config: Config = config::load(&site.config("127.0.0.1:0")).unwrap();
+    let (trigger, shutdown) = Shutdown::new();
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        trigger.request();
+    };
+    let (begun, ()) = tokio::join!(JoinService::bind(&config, &shutdown), stop);
+    assert!(matches!(begun, Err(StartError::Stopped)));
 }
 
 /// The replica is a process that is killed while it writes; the node's next try is another replica's.

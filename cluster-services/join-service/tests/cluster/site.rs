@@ -163,6 +163,10 @@ impl Site {
 
     /// A new replica's configuration, and its path.
     pub(crate) fn config(&self, listen: &str) -> PathBuf {
+        self.config_with(listen, "127.0.0.1:0")
+    }
+
+    pub(crate) fn config_with(&self, listen: &str, admin: &str) -> PathBuf {
         let number = self.replicas.fetch_add(1, Ordering::Relaxed);
         let path = |name: &str| self.cluster.path(name);
         let (audit, kubeconfig) = (path(&format!("audit-{number}")), path("join.kubeconfig"));
@@ -171,7 +175,7 @@ impl Site {
         let text = format!(
             r#"
 listen = "{listen}"
-admin_listen = "127.0.0.1:0"
+admin_listen = "{admin}"
 drain_seconds = 2
 replica = "join-{number}"
 admission_key.secret.credential.path = {admission_key:?}

@@ -13,6 +13,7 @@ mod story;
 
 use anyhow::{Result, bail};
 use operator::Operator;
+use qemu_tests::Mini;
 use story::Story;
 
 fn main() -> Result<()> {
@@ -28,7 +29,7 @@ fn main() -> Result<()> {
 
 /// Brings a cluster up in the user's own folder, and leaves it running.
 fn show(image: &str) -> Result<()> {
-    let operator = Operator::of_user()?;
+    let operator = Operator::of(Mini::of_user()?)?;
     operator.mini(&["up", "--image", image])?;
     operator.kubectl_shown(&["get", "nodes", "-o", "wide"])?;
     operator.verify_shown()
@@ -41,7 +42,9 @@ fn tell(image: &str) -> Result<()> {
     println!("{}", story.timeline());
     if let Err(error) = told {
         println!("{}", story.consoles());
-        story.end()?;
+        if let Err(other) = story.end() {
+            println!("and the machines are not switched off: {other:#}");
+        }
         return Err(error);
     }
     story.end()?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kubernetes_binaries::Kubernetes;
-use qemu_tests::{program, qemu, run};
+use qemu_tests::{Mini, program, run};
 use serde_json::Value;
 use std::{
     fs,
@@ -23,58 +23,30 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20 * 60);
 pub(crate) struct Operator {
     constellation: PathBuf,
     kubectl: PathBuf,
-    /// None: where `mini` has its folder by default.
-    dir: Option<PathBuf>,
+    mini: Mini,
 }
 
 impl Operator {
-    /// With the user's own cluster.
-    pub(crate) fn of_user() -> Result<Self> {
+    pub(crate) fn of(mini: Mini) -> Result<Self> {
         Ok(Self {
             constellation: program("constellation")?,
             kubectl: Kubernetes::find()?.program("kubectl"),
-            dir: None,
+            mini,
         })
     }
 
-    /// With a cluster in a folder of its own.
-    pub(crate) fn in_folder(dir: &Path) -> Result<Self> {
-        let dir = Some(dir.to_owned());
-        Ok(Self {
-            dir,
-            ..Self::of_user()?
-        })
-    }
-
-    /// A verb of `constellation mini`, with its progress on this terminal.
+    /// A verb of `constellation mini`.
     pub(crate) fn mini(&self, words: &[&str]) -> Result<Value> {
-        let mut command = self.mini_command(words);
-        let output = command.stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "{command:?}: {}", output.status);
-        Ok(serde_json::from_slice(&output.stdout)?)
+        self.mini.run(words)
     }
 
     /// The same as a line for `sh`, silent if it succeeds. No word of it has a space or a quote.
     pub(crate) fn mini_line(&self, words: &[&str]) -> Result<String> {
-        let command = self.mini_command(words);
+        let command = self.mini.command(words);
         let words: Option<Vec<_>> = command.get_args().map(|word| word.to_str()).collect();
         let words = words.context("a path is not UTF-8")?.join(" ");
-        Ok(format!(
-            "{} {words} >/dev/null",
-            self.constellation.display()
-        ))
-    }
-
-    fn mini_command(&self, words: &[&str]) -> Command {
-        let mut command = self.constellation(&["mini"]);
-        command.args(words);
-        if let Some(dir) = &self.dir {
-            command.arg("--dir").arg(dir);
-        }
-        if words.first() == Some(&"up") {
-            command.arg("--qemu").arg(qemu());
-        }
-        command
+        let program = self.constellation.display();
+        Ok(format!("{program} {words} >/dev/null"))
     }
 
     /// `constellation verify` of all nodes by reference values of one's own: its exit status and its report.
@@ -182,7 +154,7 @@ impl Operator {
 
     /// A file of the cluster's folder.
     pub(crate) fn file(&self, name: &str) -> Result<PathBuf> {
-        if let Some(dir) = &self.dir {
+        if let Some(dir) = self.mini.dir() {
             return Ok(dir.join(name));
         }
         let status = self.mini(&["status"])?;

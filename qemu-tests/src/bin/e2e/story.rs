@@ -1,7 +1,7 @@
 //! The story, step by step.
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{ChangedUki, Disk, Image, Timeline, Workspace, run};
+use qemu_tests::{ChangedUki, Disk, Image, Mini, Timeline, Workspace, run};
 use serde_json::json;
 use std::{
     fs,
@@ -42,10 +42,10 @@ pub(crate) struct Story {
 
 impl Story {
     pub(crate) fn begin(image: &str) -> Result<Self> {
-        let workspace = Workspace::create("e2e")?;
+        let (workspace, mini) = Mini::create("e2e")?;
         Ok(Self {
             image: Path::new(image).canonicalize()?,
-            operator: Operator::in_folder(&workspace.subdir("mini")?)?,
+            operator: Operator::of(mini)?,
             workspace,
             begin: Instant::now(),
             points: Vec::new(),
@@ -95,7 +95,12 @@ impl Story {
         until("the Service answers", || {
             let answer = self.operator.kubectl(&["logs", name])?;
             Ok(answer.contains(objects::ANSWER))
-        })
+        })?;
+        let place = "jsonpath={.items[*].spec.nodeName}";
+        let place = ["get", "pods", "-l", "app=web", "-o", place];
+        let place = self.operator.kubectl(&place)?;
+        ensure!(place == WORKER, "the pod is on {place:?}");
+        Ok(())
     }
 
     /// Nothing listens on either node, and nothing is set-id, beyond what docs/os-image.md says.
@@ -110,7 +115,7 @@ impl Story {
             })?;
             sockets::check(&seen, node == CONTROL).with_context(|| format!("{node}: {seen}"))?;
         }
-        self.point("both nodes: only documented ports, nothing set-id");
+        self.point("both nodes: only documented ports, nothing set-id in the root");
         Ok(())
     }
 
@@ -121,6 +126,7 @@ impl Story {
         self.operator.mini(&["restart", WORKER])?;
         until("the node's next boot", || Ok(boot()? != before))?;
         self.operator.mini(&["up"])?;
+        self.was_admitted(WORKER, "rejoin")?;
         self.point("the worker reboots and rejoins");
         Ok(())
     }
@@ -129,6 +135,8 @@ impl Story {
     fn recovery(&mut self) -> Result<()> {
         self.operator.mini(&["down"])?;
         self.operator.mini(&["up"])?;
+        self.was_admitted(CONTROL, "recover")?;
+        self.was_admitted(WORKER, "rejoin")?;
         let word = ["get", "configmap", "kept", "-o", "jsonpath={.data.word}"];
         let word = self.operator.kubectl(&word)?;
         ensure!(word == "kept", "the ConfigMap says {word:?}");
@@ -231,12 +239,27 @@ impl Story {
         follow(&mut upgrade)
     }
 
+    /// By which path the node's present boot got its key.
+    fn was_admitted(&self, node: &str, path: &str) -> Result<()> {
+        let console = self.operator.console(node)?;
+        let ticket = console.lines().find(|line| line.contains(" ticket path="));
+        let ticket = ticket.with_context(|| format!("{node} has no ticket"))?;
+        let right = ticket.contains(&format!(" path={path} "));
+        ensure!(right, "{node} is not there by {path}: {ticket}");
+        Ok(())
+    }
+
+    /// Waits until the worker's present boot ends so.
     fn until_refused(&self, what: &str) -> Result<()> {
+        let mut admitted = false;
         until(what, || {
             let console = self.operator.console(WORKER)?;
-            let exit = console.lines().find(|line| line.contains(" exit code="));
-            Ok(exit.is_some_and(|line| line.contains("refused")))
-        })
+            admitted = console.contains(" switch-root");
+            let refused = console.contains(" reason=refused ");
+            Ok(refused || admitted)
+        })?;
+        ensure!(!admitted, "{what}: it was admitted");
+        Ok(())
     }
 
     /// The image with one more word on its command line, as a folder. It is no module's, and means nothing.

@@ -1,4 +1,4 @@
-//! Kernel modules of the root: what pods' networks and file systems need. The initramfs has loaded the rest.
+//! Kernel modules of the root: what pods' networks and file systems need, and the power button. The initramfs has loaded the rest.
 
 use crate::{image::initrd::load_order, tool::Tool};
 use anyhow::Context as _;
