@@ -16,11 +16,12 @@ pub(crate) const LOOKED: &str = "looked";
 /// Between the lists of [`look`].
 pub(crate) const RULE: &str = "---";
 
-/// An answering pod, on a worker: the control plane has its taint.
+/// An answering pod, on a worker: the control plane has its taint. It ends when it is told to, which the first
+/// process of a container does not by itself.
 pub(crate) fn web() -> Value {
     let serve = format!(
-        "mkdir /tmp/www && echo {ANSWER} >/tmp/www/index.html && \
-         exec busybox httpd -f -p 8080 -h /tmp/www"
+        "mkdir /tmp/www && echo {ANSWER} >/tmp/www/index.html || exit 1; \
+         trap 'exit 0' TERM; busybox httpd -f -p 8080 -h /tmp/www & wait $!"
     );
     let labels = json!({"app": "web"});
     json!({
