@@ -122,15 +122,35 @@ pub(super) fn locked_out(
     let records = members.iter().filter_map(|member| member.record.as_ref());
     let records = records.filter(|record| record.state == RecordState::Active);
     let locked_out = records.filter_map(|record| {
-        let old = named(before, &record.image)?;
-        let reason = refusal(old, named(after, &record.image), record.role)?;
         Some(LockedOut {
             node: record.node.clone(),
             image: record.image.clone(),
-            reason,
+            reason: lock_out(&record.image, record.role, before, after)?,
         })
     });
     locked_out.collect()
+}
+
+/// Why a node of this role that was admitted with this image is not any more. A node that was made by init, or adopted,
+/// has a record without image: it may run any of its role.
+fn lock_out(
+    image: &str,
+    role: Role,
+    before: &ReferenceValuesDocument,
+    after: &ReferenceValuesDocument,
+) -> Option<String> {
+    let loses = |old: &ImageDocument| refusal(old, named(after, &old.name), role);
+    if !image.is_empty() {
+        return loses(named(before, image)?);
+    }
+    let mut images = before.images.iter().filter(|old| old.roles.contains(&role));
+    images.find_map(|old| {
+        let reason = loses(old)?;
+        Some(format!(
+            "its record has no image; if it runs {}: {reason}",
+            old.name
+        ))
+    })
 }
 
 pub(super) fn named<'a>(
@@ -213,5 +233,16 @@ mod tests {
         let other = image(&["control-plane"], &["1", "2"]);
         assert!(refused(Some(&other)).unwrap().contains("role worker"));
         assert!(refused(None).unwrap().contains("removed"));
+        let values = |images: &[&ImageDocument]| ReferenceValuesDocument {
+            version: 1,
+            serial: 1,
+            images: images.iter().copied().cloned().collect(),
+        };
+        let (before, after) = (values(&[&old]), values(&[]));
+        for (admitted_with, is_locked_out) in [("v1", true), ("", true), ("v0", false)] {
+            let reason = lock_out(admitted_with, Role::ControlPlane, &before, &after);
+            assert_eq!(reason.is_some(), is_locked_out, "{admitted_with:?}");
+        }
+        assert_eq!(lock_out("", Role::Worker, &before, &before), None);
     }
 }

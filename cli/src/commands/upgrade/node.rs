@@ -156,7 +156,8 @@ impl Rollout<'_> {
         let record = member.record.as_ref().context("a record")?;
         self.may_run(record)?;
         let before = member.node.as_ref().map(Mark::of).transpose()?.flatten();
-        if record.image == *to && member.is_ready() {
+        // Its record may be of before: nobody writes down what is recovered.
+        if member.is_ready() {
             let finding = self.ask(&member).await?;
             if matches!(finding.outcome, Verdict::Verified(_)) {
                 return self.done(before.as_ref(), finding).await;
@@ -290,10 +291,20 @@ impl Rollout<'_> {
     async fn look(&self, member: &Member, mark: Option<&Mark>) -> Result<State> {
         let record = member.record.as_ref().context("a record")?;
         if record.image != self.arguments.to {
+            // One that was recovered has the record of before, and only its evidence says what it runs now.
+            if member.is_ready() && mark.is_some_and(|mark| has_booted(member, mark)) {
+                let finding = self.ask(member).await?;
+                if matches!(finding.outcome, Verdict::Verified(_)) {
+                    return Ok(State::Verified(finding));
+                }
+            }
             let again = mark.is_some_and(|mark| record.generation > mark.generation);
             return Ok(match again && member.is_ready() {
                 true => State::OtherImage(record.image.clone()),
-                false => State::NotYet(format!("was last admitted with `{}`", record.image)),
+                false => State::NotYet(match record.image.as_str() {
+                    "" => "has no record of an admission with an image".to_owned(),
+                    image => format!("was last admitted with `{image}`"),
+                }),
             });
         }
         if !member.is_ready() || !is_fresh(member, record, mark) {
@@ -334,11 +345,15 @@ fn is_fresh(member: &Member, record: &NodeRecord, mark: Option<&Mark>) -> bool {
         .ready()
         .and_then(|ready| ready.last_heartbeat_time.as_ref());
     let heartbeat = heartbeat.and_then(|time| u64::try_from(time.0.as_second()).ok());
-    let booted = member
-        .node
-        .as_ref()
-        .is_some_and(|node| boot(node) != mark.boot);
-    booted || heartbeat.is_some_and(|heartbeat| heartbeat > record.last_seen.0)
+    mark.boot.is_empty()
+        || has_booted(member, mark)
+        || heartbeat.is_some_and(|heartbeat| heartbeat > record.last_seen.0)
+}
+
+/// Whether its kernel is another one than before its disk was replaced.
+fn has_booted(member: &Member, mark: &Mark) -> bool {
+    let node = member.node.as_ref();
+    !mark.boot.is_empty() && node.is_some_and(|node| boot(node) != mark.boot)
 }
 
 #[derive(Serialize)]
