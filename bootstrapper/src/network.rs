@@ -10,7 +10,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
-use std::{fs, path::Path, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
 
 /// How often the node's object is looked at.
 const POLL: Duration = Duration::from_millis(250);
@@ -30,7 +30,32 @@ pub async fn pod_network(node: &Node) -> Result<(), PhaseError> {
     let forwarding = Path::new("/proc/sys/net/ipv4/ip_forward");
     fs::write(forwarding, "1").map_err(FileError::new("write", forwarding))?;
     masquerade(node, &pod_cidr).await?;
-    let text = templates::pod_network(&pod_cidr)?;
+    configure(&pod_cidr)
+}
+
+/// Writes the network configuration of a cluster's first node before its kubelet starts. A kubelet looks for one at once
+/// when its range comes, before anybody could have written it, and then every ten seconds. Should the range be
+/// another one, [`pod_network`] replaces it; until then no pod has an address.
+///
+/// # Errors
+/// [`PhaseError`].
+pub fn first_pod_network(node: &Node) -> Result<(), PhaseError> {
+    match first_range(node.kubernetes().pod_subnet.as_str()) {
+        Some(range) => configure(&range),
+        None => Ok(()),
+    }
+}
+
+/// The first range that a controller manager gives out: 256 addresses (its `--node-cidr-mask-size`).
+fn first_range(pod_subnet: &str) -> Option<String> {
+    let (base, bits) = pod_subnet.split_once('/')?;
+    let (base, bits): (Ipv4Addr, u8) = (base.parse().ok()?, bits.parse().ok()?);
+    let [first, second, third, _] = base.octets();
+    (bits <= 24).then(|| format!("{first}.{second}.{third}.0/24"))
+}
+
+fn configure(pod_cidr: &str) -> Result<(), PhaseError> {
+    let text = templates::pod_network(pod_cidr)?;
     Ok(file::replace(Path::new(FILE), text.as_bytes(), 0o644)?)
 }
 
@@ -88,4 +113,18 @@ async fn wait_for<T>(
         found(&object).ok_or(PhaseError::TookTooLong { what, limit })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_range_begins_where_the_pods_network_does() {
+        assert_eq!(first_range("10.244.0.0/16").unwrap(), "10.244.0.0/24");
+        assert_eq!(first_range("10.1.2.0/24").unwrap(), "10.1.2.0/24");
+        for other in ["10.1.2.0/25", "fd00::/48", "10.1.2.0"] {
+            assert_eq!(first_range(other), None, "{other}");
+        }
+    }
 }

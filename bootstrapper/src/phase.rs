@@ -32,6 +32,8 @@ pub enum Phase {
     CoreDns,
     /// Makes this node's etcd a member.
     EtcdMember,
+    /// The network configuration of a cluster's first node, before it has its range.
+    FirstPodNetwork,
     /// Puts folders onto the state file system.
     Folders,
     /// Imports the container images that came with the verified root.
@@ -89,6 +91,7 @@ const FIRST: &[Phase] = &[
     Phase::RenewCertificates,
     Phase::KubeletFiles,
     Phase::StaticPods,
+    Phase::FirstPodNetwork,
     Phase::StartKubelet,
     Phase::ApiServer,
     Phase::Rules,
@@ -161,6 +164,7 @@ impl Phase {
             Self::ContainerRuntime => "container-runtime",
             Self::CoreDns => "coredns",
             Self::EtcdMember => "etcd-member",
+            Self::FirstPodNetwork => "first-pod-network",
             Self::Folders => "folders",
             Self::Images => "images",
             Self::JoinCertificates => "join-certificates",
@@ -214,6 +218,7 @@ impl Phase {
             Self::ContainerRuntime => containers::wait_for_runtime(node).await,
             Self::CoreDns => control_plane::coredns(node).await,
             Self::EtcdMember => control_plane::etcd_member(node).await,
+            Self::FirstPodNetwork => network::first_pod_network(node),
             Self::Folders => folders::prepare(&node.config),
             Self::Images => containers::import_images(node).await,
             Self::JoinCertificates => control_plane::join_certificates(node).await,

@@ -25,6 +25,7 @@ const KILLED_AT: &[&str] = &[
     "certificates",
     "kubelet-certificates",
     "static-pods",
+    "first-pod-network",
     "start-kubelet",
     "api-server",
     "rules",
