@@ -156,8 +156,9 @@ impl Rollout<'_> {
         let record = member.record.as_ref().context("a record")?;
         self.may_run(record)?;
         let before = member.node.as_ref().map(Mark::of).transpose()?.flatten();
-        // Its record may be of before: nobody writes down what is recovered.
-        if member.is_ready() {
+        // A node that init made has a record without image.
+        let may_run_it = record.image == *to || record.image.is_empty();
+        if may_run_it && member.is_ready() {
             let finding = self.ask(&member).await?;
             if matches!(finding.outcome, Verdict::Verified(_)) {
                 return self.done(before.as_ref(), finding).await;
