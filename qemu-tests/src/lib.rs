@@ -68,6 +68,6 @@ pub use snp::{
     Chip, Collected, Collection, MINIMUM, SnpGuest, SnpScenario, TCB, development_root, fw_cfg,
     owned, policy, vouch,
 };
-pub use timeline::Timeline;
+pub use timeline::{Chronicle, Timeline};
 pub use vm::{Accelerator, Disk, DiskFormat, Qmp, Swtpm, TpmAuthority};
 pub use workspace::{Workspace, free_port, program};

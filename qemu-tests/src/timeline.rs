@@ -1,7 +1,7 @@
 //! A table of what took how long.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rows of a label, when it ended and how long it took.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,35 @@ impl Timeline {
             before = at;
         }
         timeline
+    }
+}
+
+/// Points of a story, told as they come.
+#[derive(Clone, Debug)]
+pub struct Chronicle {
+    begin: Instant,
+    points: Vec<(&'static str, Duration)>,
+}
+
+impl Chronicle {
+    /// Its clock starts now.
+    pub fn begin() -> Self {
+        Self {
+            begin: Instant::now(),
+            points: Vec::new(),
+        }
+    }
+
+    /// Something has happened.
+    pub fn point(&mut self, label: &'static str) {
+        let at = self.begin.elapsed();
+        println!("{:7.1} s  {label}", at.as_secs_f64());
+        self.points.push((label, at));
+    }
+
+    /// All of it.
+    pub fn timeline(&self) -> Timeline {
+        Timeline::from_points(self.points.iter().copied())
     }
 }
 

@@ -6,8 +6,8 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use kubernetes_binaries::Kubernetes;
 use qemu_tests::{
-    Boot, Chip, Cli, Disk, Documents, Image, Lan, Machine, MachineConfig, SnpGuest, Timeline,
-    Workspace, development_root, policy, run,
+    Boot, Chip, Chronicle, Cli, Disk, Documents, Image, Lan, Machine, MachineConfig, SnpGuest,
+    Timeline, Workspace, development_root, policy, run,
 };
 use serde_json::json;
 use software_snp::Product;
@@ -16,7 +16,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     path::PathBuf,
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::operator::{PATIENCE, follow, show, until};
@@ -84,13 +84,12 @@ pub(crate) struct Story {
     kubectl: PathBuf,
     /// Those that are on. Consoles go with them.
     machines: Vec<Machine>,
-    begin: Instant,
-    points: Vec<(&'static str, Duration)>,
+    chronicle: Chronicle,
 }
 
 impl Story {
     pub(crate) fn begin() -> Result<Self> {
-        let begin = Instant::now();
+        let chronicle = Chronicle::begin();
         let workspace = Workspace::create("e2e-snp")?;
         let guest = SnpGuest::of(Image::of(IMAGE)?, PROCESSORS, &workspace)?;
         let chip = Chip::new(&development_root("own")?, Product::Milan, 1);
@@ -129,22 +128,21 @@ impl Story {
             ports,
             kubectl: Kubernetes::find()?.program("kubectl"),
             machines: Vec::new(),
-            begin,
-            points: Vec::new(),
+            chronicle,
         })
     }
 
     pub(crate) fn tell(&mut self) -> Result<()> {
         self.switch_on(CONTROL, "init", &self.boot.clone())?;
-        self.point("a guest waits for its init");
+        self.chronicle.point("a guest waits for its init");
         follow(&mut self.init())?;
-        self.point("init: the guest is a control plane");
+        self.chronicle.point("init: the guest is a control plane");
         self.refused_image()?;
         self.switch_on(WORKER, "join", &self.boot.clone())?;
         until("the worker is ready", || self.is_ready(WORKER))?;
-        self.point("a worker joins");
+        self.chronicle.point("a worker joins");
         self.verify()?;
-        self.point("both are verified by their reports");
+        self.chronicle.point("both are verified by their reports");
         let before = [self.kernel_boot(CONTROL)?, self.kernel_boot(WORKER)?];
         self.machines.clear();
         self.switch_on(CONTROL, "recover", &self.boot.clone())?;
@@ -156,7 +154,8 @@ impl Story {
             })?;
         }
         self.verify()?;
-        self.point("all off; recover; both are back and verified");
+        self.chronicle
+            .point("all off; recover; both are back and verified");
         Ok(())
     }
 
@@ -180,7 +179,8 @@ impl Story {
         let exit = machine.console.expect_exit(PATIENCE)?;
         ensure!(exit.reason == "refused", "it ended as {exit:?}");
         self.machines.pop();
-        self.point("a guest with another command line: refused");
+        self.chronicle
+            .point("a guest with another command line: refused");
         Ok(())
     }
 
@@ -296,14 +296,8 @@ impl Story {
         command.arg("--reference-values").arg(values);
     }
 
-    fn point(&mut self, label: &'static str) {
-        let at = self.begin.elapsed();
-        println!("{:7.1} s  {label}", at.as_secs_f64());
-        self.points.push((label, at));
-    }
-
     pub(crate) fn timeline(&self) -> Timeline {
-        Timeline::from_points(self.points.iter().copied())
+        self.chronicle.timeline()
     }
 
     pub(crate) fn passed(self) -> Result<()> {

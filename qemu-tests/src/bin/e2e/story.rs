@@ -1,13 +1,12 @@
 //! The story, step by step.
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{ChangedUki, Disk, Image, Mini, Timeline, Workspace, run};
+use qemu_tests::{ChangedUki, Chronicle, Disk, Image, Mini, Timeline, Workspace, run};
 use serde_json::json;
 use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use crate::{
@@ -36,8 +35,7 @@ pub(crate) struct Story {
     image: PathBuf,
     operator: Operator,
     workspace: Workspace,
-    begin: Instant,
-    points: Vec<(&'static str, Duration)>,
+    chronicle: Chronicle,
 }
 
 impl Story {
@@ -47,8 +45,7 @@ impl Story {
             image: Path::new(image).canonicalize()?,
             operator: Operator::of(mini)?,
             workspace,
-            begin: Instant::now(),
-            points: Vec::new(),
+            chronicle: Chronicle::begin(),
         })
     }
 
@@ -68,11 +65,13 @@ impl Story {
         self.operator.mini(&["up", "--image", &image])?;
         self.operator
             .kubectl_shown(&["get", "nodes", "-o", "wide"])?;
-        self.point("init, a worker joins, both are verified");
+        self.chronicle
+            .point("init, a worker joins, both are verified");
         let owned = |name: &str| self.operator.file(&format!("images/{OLD}/{name}"));
         let (uki, measurements) = (owned("uki.efi")?, owned("measurements.json")?);
         measured::agree(&uki, &measurements, self.workspace.dir())?;
-        self.point("`systemd-measure` says the same of the image");
+        self.chronicle
+            .point("`systemd-measure` says the same of the image");
         Ok(())
     }
 
@@ -83,7 +82,8 @@ impl Story {
         self.operator
             .kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
         self.ask("ask-1")?;
-        self.point("a pod on the worker answers through a Service");
+        self.chronicle
+            .point("a pod on the worker answers through a Service");
         Ok(())
     }
 
@@ -115,7 +115,8 @@ impl Story {
             })?;
             sockets::check(&seen, node == CONTROL).with_context(|| format!("{node}: {seen}"))?;
         }
-        self.point("both nodes: only documented ports, nothing set-id in the root");
+        self.chronicle
+            .point("both nodes: only documented ports, nothing set-id in the root");
         Ok(())
     }
 
@@ -127,7 +128,7 @@ impl Story {
         until("the node's next boot", || Ok(boot()? != before))?;
         self.operator.mini(&["up"])?;
         self.was_admitted(WORKER, "rejoin")?;
-        self.point("the worker reboots and rejoins");
+        self.chronicle.point("the worker reboots and rejoins");
         Ok(())
     }
 
@@ -141,7 +142,8 @@ impl Story {
         let word = self.operator.kubectl(&word)?;
         ensure!(word == "kept", "the ConfigMap says {word:?}");
         self.ask("ask-2")?;
-        self.point("all off; recover; pod and data are there");
+        self.chronicle
+            .point("all off; recover; pod and data are there");
         Ok(())
     }
 
@@ -152,9 +154,10 @@ impl Story {
         fs::copy(&values, &old_values)?;
         let image = self.other_image(NEW)?;
         self.accept(NEW, &image, &["worker", "control-plane"])?;
-        self.point("the cluster accepts a second image");
+        self.chronicle.point("the cluster accepts a second image");
         self.roll_out(WORKER, &image)?;
-        self.point("the worker is drained, has the new image, is verified");
+        self.chronicle
+            .point("the worker is drained, has the new image, is verified");
         let (status, found) = self.operator.verify(&old_values)?;
         ensure!(
             status == Some(REFUSED),
@@ -168,9 +171,11 @@ impl Story {
         let results = (result(CONTROL), result(WORKER));
         let right = (Some(json!("verified")), Some(json!("refused")));
         ensure!(results == right, "verify by the old values: {found}");
-        self.point("verify by the old image's values: the worker is refused");
+        self.chronicle
+            .point("verify by the old image's values: the worker is refused");
         self.roll_out(CONTROL, &image)?;
-        self.point("the only control plane has the new image, is recovered and verified");
+        self.chronicle
+            .point("the only control plane has the new image, is recovered and verified");
         let mut retire = self.operator.constellation(&["upgrade", "retire", OLD]);
         self.operator.judge(&mut retire, &values)?;
         self.operator.sign(&mut retire)?;
@@ -179,7 +184,8 @@ impl Story {
         self.operator.mini(&["restart", WORKER, "--image", &old])?;
         self.until_refused("the retired image is refused")?;
         self.operator.join_service_said(&["PCR 11"])?;
-        self.point("the old image is retired, and refused");
+        self.chronicle
+            .point("the old image is retired, and refused");
         Ok(())
     }
 
@@ -201,7 +207,8 @@ impl Story {
         self.until_refused("the role is refused")?;
         self.operator
             .join_service_said(&[FOR_WORKERS, "not for role control-plane"])?;
-        self.point("a worker's image that asks for control plane: refused");
+        self.chronicle
+            .point("a worker's image that asks for control plane: refused");
         Ok(())
     }
 
@@ -289,14 +296,8 @@ impl Story {
         Ok(path)
     }
 
-    fn point(&mut self, label: &'static str) {
-        let at = self.begin.elapsed();
-        println!("{:7.1} s  {label}", at.as_secs_f64());
-        self.points.push((label, at));
-    }
-
     pub(crate) fn timeline(&self) -> Timeline {
-        Timeline::from_points(self.points.iter().copied())
+        self.chronicle.timeline()
     }
 
     /// The ends of the consoles.
