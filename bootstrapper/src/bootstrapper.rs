@@ -63,7 +63,7 @@ impl Service for Bootstrapper {
         }
         // Secrets of an init are in the cluster now; the file follows when the operator has the result.
         node.material = Material::None;
-        tracing::info!(node = %node.hand_off.node_name, "the node is ready");
+        tracing::info!(node = %node.hand_off.node_name, "this node is ready");
         let finish = async {
             tokio::select! {
                 () = shutdown.requested() => Ok(()),

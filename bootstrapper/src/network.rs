@@ -9,7 +9,11 @@ use crate::{
     templates,
 };
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::Api;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
 use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
 
 /// How often the node's object is looked at.
@@ -17,6 +21,72 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// The file that the container runtime finds first.
 const FILE: &str = "/etc/cni/net.d/10-constellation.conflist";
+
+/// Makes a worker's object with the kubelet's credentials, if it is not there. The kubelet adds to it what it knows, as to
+/// one of an earlier boot. So the range of pods comes before the kubelet looks for a network: it looks once when it
+/// learns the range, and then every ten seconds.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn node_object(node: &Node) -> Result<(), PhaseError> {
+    let limit = node.config.limits.node_seconds.duration();
+    until(limit, POLL, || async {
+        let nodes = Api::all(clients::node().await?);
+        make_object(&nodes, node, None).await
+    })
+    .await
+}
+
+/// Makes the object of a cluster's first node, or completes the kubelet's, with the first range of pods: nobody else can have
+/// it yet. The controller manager would give it the same some seconds later, when it has started all else.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn first_node_object(node: &Node) -> Result<(), PhaseError> {
+    let limit = node.config.limits.node_seconds.duration();
+    let range = first_range(node.kubernetes().pod_subnet.as_str());
+    let range = range.as_deref();
+    until(limit, POLL, || async move {
+        let nodes = Api::all(clients::administrator().await?);
+        make_object(&nodes, node, range).await
+    })
+    .await
+}
+
+/// An object that is there keeps its range if it has one.
+async fn make_object(
+    nodes: &Api<NodeObject>,
+    node: &Node,
+    range: Option<&str>,
+) -> Result<(), PhaseError> {
+    let name = node.hand_off.node_name.as_str();
+    let spec = range.map(|range| json!({ "podCIDR": range, "podCIDRs": [range] }));
+    let failed = PhaseError::api("make the node's object");
+    // A kubelet completes these maps, and until 1.20 panics where there is none. No pod has room until it did.
+    let room = json!({ "pods": "0" });
+    let object = serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": spec,
+        "status": { "capacity": room, "allocatable": room },
+    }));
+    let object = object.map_err(|error| failed(kube::Error::SerdeError(error)))?;
+    match nodes.create(&PostParams::default(), &object).await {
+        Ok(_made) => return Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let Some(spec) = spec else {
+        return Ok(());
+    };
+    let found = nodes.get(name).await.map_err(&failed)?;
+    if found.spec.and_then(|spec| spec.pod_cidr).is_some() {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({ "spec": spec }));
+    // One that came meanwhile is never replaced: the API server refuses.
+    let patched = nodes.patch(name, &PatchParams::default(), &patch).await;
+    patched.map(drop).map_err(failed)
+}
 
 /// Waits for the node's range of pods, and writes the network configuration.
 ///

@@ -32,6 +32,8 @@ pub enum Phase {
     CoreDns,
     /// Makes this node's etcd a member.
     EtcdMember,
+    /// Makes the first node's object, with the first range of pods.
+    FirstNodeObject,
     /// The network configuration of a cluster's first node, before it has its range.
     FirstPodNetwork,
     /// Puts folders onto the state file system.
@@ -54,6 +56,8 @@ pub enum Phase {
     MarkControlPlane,
     /// The same for a further control-plane node.
     MarkJoined,
+    /// Makes a worker's object before its kubelet would.
+    NodeObject,
     /// Writes the record of the first node.
     NodeRecord,
     /// Waits until the node is ready.
@@ -94,6 +98,7 @@ const FIRST: &[Phase] = &[
     Phase::FirstPodNetwork,
     Phase::StartKubelet,
     Phase::ApiServer,
+    Phase::FirstNodeObject,
     Phase::Rules,
     Phase::UploadConfiguration,
     Phase::MarkControlPlane,
@@ -133,12 +138,14 @@ const CONTROL_PLANE: &[Phase] = &[
 /// A worker.
 const WORKER: &[Phase] = &[
     Phase::Folders,
-    Phase::ContainerRuntime,
-    Phase::Images,
     Phase::KubeletCertificates,
     Phase::KubeletFiles,
-    Phase::StartKubelet,
+    // The controller manager finds a range of pods for it meanwhile.
+    Phase::NodeObject,
+    Phase::ContainerRuntime,
+    Phase::Images,
     Phase::PodNetwork,
+    Phase::StartKubelet,
     Phase::NodeReady,
 ];
 
@@ -164,6 +171,7 @@ impl Phase {
             Self::ContainerRuntime => "container-runtime",
             Self::CoreDns => "coredns",
             Self::EtcdMember => "etcd-member",
+            Self::FirstNodeObject => "first-node-object",
             Self::FirstPodNetwork => "first-pod-network",
             Self::Folders => "folders",
             Self::Images => "images",
@@ -175,6 +183,7 @@ impl Phase {
             Self::KubeProxy => "kube-proxy",
             Self::MarkControlPlane => "mark-control-plane",
             Self::MarkJoined => "mark-joined",
+            Self::NodeObject => "node-object",
             Self::NodeRecord => "node-record",
             Self::NodeReady => "node-ready",
             Self::PodNetwork => "pod-network",
@@ -201,6 +210,7 @@ impl Phase {
                 | Self::Images
                 | Self::KubeletCertificates
                 | Self::KubeletFiles
+                | Self::NodeObject
                 | Self::NodeReady
                 | Self::PodNetwork
                 | Self::RenewCertificates
@@ -218,6 +228,7 @@ impl Phase {
             Self::ContainerRuntime => containers::wait_for_runtime(node).await,
             Self::CoreDns => control_plane::coredns(node).await,
             Self::EtcdMember => control_plane::etcd_member(node).await,
+            Self::FirstNodeObject => network::first_node_object(node).await,
             Self::FirstPodNetwork => network::first_pod_network(node),
             Self::Folders => folders::prepare(&node.config),
             Self::Images => containers::import_images(node).await,
@@ -229,6 +240,7 @@ impl Phase {
             Self::KubeProxy => control_plane::kube_proxy(node).await,
             Self::MarkControlPlane => control_plane::mark(node).await,
             Self::MarkJoined => control_plane::mark_joined(node).await,
+            Self::NodeObject => network::node_object(node).await,
             Self::NodeRecord => services::node_record(node).await,
             Self::NodeReady => network::wait_until_ready(node).await,
             Self::PodNetwork => network::pod_network(node).await,
@@ -323,6 +335,15 @@ mod tests {
             };
             assert!(names.iter().all(plain));
         }
+    }
+
+    /// A kubelet that finds no network looks for one only every ten seconds.
+    #[test]
+    fn a_workers_network_is_there_before_its_kubelet() {
+        let place = |wanted| WORKER.iter().position(|phase| *phase == wanted).unwrap();
+        assert!(place(Phase::KubeletFiles) < place(Phase::NodeObject));
+        assert!(place(Phase::NodeObject) < place(Phase::PodNetwork));
+        assert!(place(Phase::PodNetwork) < place(Phase::StartKubelet));
     }
 
     /// Else a host could let another machine join under the first node's name.

@@ -5,7 +5,11 @@ use aws_lc_rs::rand;
 use clap::Args;
 use owner::{OwnerKey, Seed};
 use secret_file::{Passphrase, SecretKind};
-use std::path::{Path, PathBuf};
+use std::{
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use crate::output::WithHint as _;
 
@@ -41,11 +45,30 @@ impl PassphraseArgs {
 
 /// Loads an owner key.
 pub(crate) fn owner_key(path: &Path, passphrase: &PassphraseArgs) -> Result<OwnerKey> {
-    let passphrase = passphrase.existing(SecretKind::OwnerKey)?;
+    decrypt_owner_key(path, &passphrase.existing(SecretKind::OwnerKey)?)
+}
+
+/// The same with a passphrase that is known.
+pub(crate) fn decrypt_owner_key(path: &Path, passphrase: &Passphrase) -> Result<OwnerKey> {
     let seed =
-        secret_file::read_encrypted(path, SecretKind::OwnerKey, &passphrase, Seed::from_slice)
+        secret_file::read_encrypted(path, SecretKind::OwnerKey, passphrase, Seed::from_slice)
             .hint("an owner key is made by `constellation owner new`")?;
     Ok(OwnerKey::from_seed(&seed)?)
+}
+
+/// Does both at the same time, for secret files: passphrases are slow on purpose.
+pub(crate) fn both<A: Send, B>(
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B,
+) -> (A, B) {
+    thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        match one.join() {
+            Ok(one) => (one, other),
+            Err(panic) => resume_unwind(panic),
+        }
+    })
 }
 
 /// Fills `bytes` from the operating system's generator.

@@ -67,6 +67,8 @@ pub struct MachineConfig {
     pub hints: Option<String>,
     /// Other files through `fw_cfg`: names and contents.
     pub fw_cfg: Vec<(String, String)>,
+    /// Strings of the host in the SMBIOS tables.
+    pub oem_strings: Vec<String>,
     /// The clock at power-on, `YYYY-MM-DDTHH:MM:SS`; none: the host's.
     pub clock: Option<String>,
     /// Start with the network cable pulled; [`Qmp::set_link`] plugs it in.
@@ -125,6 +127,7 @@ impl MachineConfig {
             forwards: Vec::new(),
             hints: None,
             fw_cfg: Vec::new(),
+            oem_strings: Vec::new(),
             clock: None,
             link_down: false,
             reboots: false,

@@ -28,6 +28,7 @@ const KILLED_AT: &[&str] = &[
     "first-pod-network",
     "start-kubelet",
     "api-server",
+    "first-node-object",
     "rules",
     "upload-configuration",
     "kube-proxy",
@@ -84,7 +85,7 @@ fn a_cluster_is_made_through_kills_and_its_worker_comes_back() {
         run.process.kill().unwrap();
     }
     let run = site.bootstrap(&first).unwrap();
-    run.wait_for("the node is ready");
+    run.wait_for("this node is ready");
     assert!(
         run.log()
             .contains(r#""message":"done before","phase":"certificates""#),
@@ -102,14 +103,21 @@ fn a_cluster_is_made_through_kills_and_its_worker_comes_back() {
     let mut worker = site.node("worker-0", 2).unwrap();
     site.hand_over_join(&first, &worker, "join").unwrap();
     worker.serve_kubelet(START_KUBELET).unwrap();
-    for phase in ["kubelet-certificates", "start-kubelet", "pod-network"] {
+    for phase in [
+        "kubelet-certificates",
+        "node-object",
+        "pod-network",
+        "start-kubelet",
+    ] {
         let mut run = site.bootstrap(&worker).unwrap();
         run.wait_for_phase(phase);
         run.process.kill().unwrap();
     }
     let worker_run = site.bootstrap(&worker).unwrap();
-    worker_run.wait_for("the node is ready");
-    assert!(!site.exists(&worker, "/run/constellation/kubelet-client.key"));
+    worker_run.wait_for("this node is ready");
+    eventually(Duration::from_secs(10), || {
+        !site.exists(&worker, "/run/constellation/kubelet-client.key")
+    });
     assert_eq!(
         kubectl_on(&first, &["get", "csr", "--output", "name"]),
         "",
@@ -127,7 +135,7 @@ fn a_cluster_is_made_through_kills_and_its_worker_comes_back() {
     site.hand_over_join(&first, &worker, "rejoin").unwrap();
     worker.serve_kubelet(START_KUBELET).unwrap();
     let worker_run = site.bootstrap(&worker).unwrap();
-    worker_run.wait_for("the node is ready");
+    worker_run.wait_for("this node is ready");
     assert_ne!(site.certificate(&worker, client).unwrap(), before);
     kubectl_on(&first, &["delete", "pod", "client", "--force"]);
     site.apply(&first, WEB).unwrap();
@@ -143,7 +151,7 @@ fn another_control_plane_joins_and_both_come_back_by_a_recovery() {
     site.hand_over_init(&first, &operator).unwrap();
     first.serve_kubelet(START_KUBELET).unwrap();
     let run = site.bootstrap(&first).unwrap();
-    run.wait_for("the node is ready");
+    run.wait_for("this node is ready");
 
     let mut second = site.node("second-0", 3).unwrap();
     site.hand_over_join(&first, &second, "join").unwrap();
@@ -154,7 +162,7 @@ fn another_control_plane_joins_and_both_come_back_by_a_recovery() {
         run.process.kill().unwrap();
     }
     let second_run = site.bootstrap(&second).unwrap();
-    second_run.wait_for("the node is ready");
+    second_run.wait_for("this node is ready");
     let nodes = kubectl_on(&first, &["get", "nodes"]);
     assert_eq!(nodes.matches("control-plane").count(), 2, "{nodes}");
 
@@ -176,7 +184,7 @@ fn another_control_plane_joins_and_both_come_back_by_a_recovery() {
     }
     let runs = [&first, &second].map(|node| site.bootstrap(node).unwrap());
     for run in &runs {
-        run.wait_for("the node is ready");
+        run.wait_for("this node is ready");
     }
     assert_ne!(serving(&first), before[0], "not renewed");
     assert_eq!(serving(&second), before[1], "renewed too early");

@@ -9,12 +9,10 @@ use clap::Args;
 use endorsements::{Endorsements, Found};
 use evidence::{Evidence, TpmChallenge};
 use owner::{OwnerKey, OwnerProof};
+use secret_file::Passphrase;
 use std::{path::PathBuf, sync::Arc};
 
-use crate::{
-    rules::RulesArgs,
-    secrets::{PassphraseArgs, owner_key},
-};
+use crate::{rules::RulesArgs, secrets::decrypt_owner_key};
 
 /// What a node is judged by, and in whose name.
 #[derive(Args, Debug)]
@@ -28,8 +26,8 @@ pub(crate) struct DeskArgs {
 
 impl DeskArgs {
     /// The owner key.
-    pub(crate) fn owner(&self, passphrase: &PassphraseArgs) -> Result<Arc<OwnerKey>> {
-        owner_key(&self.owner_key, passphrase).map(Arc::new)
+    pub(crate) fn owner(&self, passphrase: &Passphrase) -> Result<Arc<OwnerKey>> {
+        decrypt_owner_key(&self.owner_key, passphrase).map(Arc::new)
     }
 
     /// A desk of this owner.

@@ -19,6 +19,7 @@ use clap::{Args, ValueEnum};
 use evidence::AdmissionPath;
 use hand_off::InitMaterial;
 use identity::{ClusterId, DiskId, Generation, NodeName};
+use secret_file::SecretKind;
 use serde::Serialize;
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 use zeroize::Zeroizing;
@@ -80,7 +81,9 @@ enum Until {
 
 impl Init {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
-        let owner = self.desk.owner(&self.passphrase)?;
+        let owner = self
+            .desk
+            .owner(&self.passphrase.existing(SecretKind::OwnerKey)?)?;
         let (workspace, book, secrets) = Workspace::open(
             &self.workspace,
             self.cluster.plan(),

@@ -12,9 +12,8 @@ use anyhow::Result;
 use clap::Args;
 use evidence::AdmissionPath;
 use indicatif::{ProgressBar, ProgressStyle};
-use key_hierarchy::KeyHierarchy;
 use secret::MasterSecret;
-use secret_file::SecretKind;
+use secret_file::{Passphrase, SecretKind};
 use serde::Serialize;
 use std::{
     fmt,
@@ -28,7 +27,7 @@ use crate::{
     admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Unreached},
     cluster_file::ClusterFile,
     output::{OutputFormat, WithHint as _},
-    secrets::PassphraseArgs,
+    secrets::{PassphraseArgs, both},
 };
 use book::Book;
 use tickets::Tickets;
@@ -65,12 +64,18 @@ pub(crate) struct Recover {
 
 impl Recover {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
-        let owner = self.desk.owner(&self.passphrase)?;
+        let owner_passphrase = self.passphrase.existing(SecretKind::OwnerKey)?;
+        let master_passphrase = self.master_passphrase()?;
+        let (secret, owner) = both(
+            || self.master_secret(&master_passphrase),
+            || self.desk.owner(&owner_passphrase),
+        );
+        let (secret, owner) = (secret?, owner?);
         let desk = self.desk.desk(Arc::clone(&owner))?;
         let dialler = Dialler::new(desk, self.node, AdmissionPath::Recover)?;
-        let (cluster, keys) = self.keys()?;
+        let cluster = ClusterFile::read(&self.cluster)?;
         let issuer = Issuer {
-            keys: Arc::new(keys),
+            keys: Arc::new(cluster.hierarchy(secret)?),
             cluster: cluster.cluster_id(),
             owner,
         };
@@ -79,21 +84,21 @@ impl Recover {
         output.print(&recovered)
     }
 
-    fn keys(&self) -> Result<(ClusterFile, KeyHierarchy)> {
-        let passphrase = match &self.master_passphrase_file {
-            Some(path) => secret_file::Passphrase::read(path)?,
-            None => self.passphrase.existing(SecretKind::MasterSecret)?,
-        };
-        let secret = secret_file::read_encrypted(
+    fn master_passphrase(&self) -> Result<Passphrase> {
+        match &self.master_passphrase_file {
+            Some(path) => Ok(Passphrase::read(path)?),
+            None => self.passphrase.existing(SecretKind::MasterSecret),
+        }
+    }
+
+    fn master_secret(&self, passphrase: &Passphrase) -> Result<MasterSecret> {
+        secret_file::read_encrypted(
             &self.master_secret,
             SecretKind::MasterSecret,
-            &passphrase,
+            passphrase,
             MasterSecret::from_slice,
         )
-        .hint("a master secret is made by `constellation keys new`")?;
-        let cluster = ClusterFile::read(&self.cluster)?;
-        let keys = cluster.hierarchy(secret)?;
-        Ok((cluster, keys))
+        .hint("a master secret is made by `constellation keys new`")
     }
 
     async fn recover(&self, dialler: &Dialler, issuer: Issuer, book: Book) -> Result<Recovered> {

@@ -167,7 +167,11 @@ fn the_cluster_comes_back(cluster: &mut Cluster) {
     run(&mut cluster.recover_command(0).unwrap()).unwrap();
     cluster.wait_ready(CONTROL).unwrap();
     eventually("the worker follows", || {
-        cluster.node(1).unwrap().log().contains("the node is ready")
+        cluster
+            .node(1)
+            .unwrap()
+            .log()
+            .contains("this node is ready")
     });
     cluster.wait_ready(WORKER).unwrap();
 }

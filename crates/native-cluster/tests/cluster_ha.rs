@@ -152,7 +152,7 @@ fn everything_comes_back(cluster: &mut Cluster) {
                 .node(node)
                 .unwrap()
                 .log()
-                .contains("the node is ready")
+                .contains("this node is ready")
         });
     }
     for name in CONTROLS.into_iter().chain(["worker-0", "worker-1"]) {
@@ -174,7 +174,7 @@ fn a_node_rejoins(cluster: &mut Cluster, node: usize, what: &str) {
     cluster.power_on(node).unwrap();
     eventually(what, || {
         let log = cluster.node(node).unwrap().log();
-        log.contains("path=rejoin") && log.contains("the node is ready")
+        log.contains("path=rejoin") && log.contains("this node is ready")
     });
 }
 

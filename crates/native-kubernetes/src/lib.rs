@@ -22,7 +22,7 @@ mod node;
 mod relay;
 
 pub use access::Access;
-pub use container_images::{Image, kubernetes_images};
+pub use container_images::{Image, is_control_plane, kubernetes_images};
 pub use control_plane::{ControlPlane, Options};
 pub use kubeadm::{Join, init, join, kubectl};
 pub use kubernetes_binaries::{Kubernetes, Version};

@@ -156,6 +156,11 @@ pub enum SecretFileError {
     },
 }
 
+/// The cost of one guess at a passphrase, as the base-2 logarithm of scrypt's N: 128 MiB and about half a second
+/// (OWASP Password Storage Cheat Sheet, "scrypt"). Not measured anew for each file, as age would by itself: a file
+/// written on a busy machine would be cheaper to guess for ever.
+const WORK_FACTOR: u8 = 17;
+
 /// Encrypts `secret` into a new file of mode 0600, fsynced; an existing file is never overwritten.
 ///
 /// # Errors
@@ -166,7 +171,8 @@ pub fn write_encrypted(
     secret: &[u8; 32],
     passphrase: &Passphrase,
 ) -> Result<(), SecretFileError> {
-    let recipient = age::scrypt::Recipient::new(passphrase.to_age());
+    let mut recipient = age::scrypt::Recipient::new(passphrase.to_age());
+    recipient.set_work_factor(WORK_FACTOR);
     let ciphertext = age::encrypt(&recipient, &plaintext(kind, secret)).map_err(|source| {
         SecretFileError::Encrypt {
             path: path.to_owned(),
@@ -324,6 +330,9 @@ mod tests {
             read(SecretKind::MasterSecret, "right"),
             Err(SecretFileError::Content { .. })
         ));
+        let header = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        let recipient = header.lines().nth(1).unwrap();
+        assert!(recipient.ends_with(" 17"), "{recipient}");
         let again = write_encrypted(&path, SecretKind::OwnerKey, &[8; 32], &passphrase("right"));
         assert!(
             matches!(again, Err(SecretFileError::Write { .. })),

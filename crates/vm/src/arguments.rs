@@ -151,6 +151,12 @@ impl Arguments {
         self.pair("-fw_cfg", format!("name={name},file={}", escape(path)));
     }
 
+    /// A string for the guest in its SMBIOS tables: one of those that hosts may choose (DSP0134, "OEM Strings").
+    pub fn oem_string(&mut self, text: &str) {
+        let value = text.replace(',', ",,");
+        self.pair("-smbios", format!("type=11,value={value}"));
+    }
+
     /// All of them.
     #[must_use]
     pub fn into_vec(self) -> Vec<OsString> {

@@ -59,6 +59,9 @@ impl Plan<'_> {
         for (name, path) in self.fw_cfg {
             args.fw_cfg(name, path);
         }
+        for text in &config.oem_strings {
+            args.oem_string(text);
+        }
         Ok(args.into_vec())
     }
 

@@ -28,7 +28,7 @@ use crate::{
     commands::keys::NewKeys,
     documents, files,
     output::WithHint as _,
-    secrets::{PassphraseArgs, fresh_seed},
+    secrets::{PassphraseArgs, both, fresh_seed},
 };
 
 /// The name in the bootstrapper's certificate. Nothing resolves it: the certificate itself is pinned.
@@ -123,15 +123,21 @@ impl Workspace {
         owner: &OwnerKey,
         passphrase: &Passphrase,
     ) -> Result<(MasterSecret, Seed)> {
-        let (_, secret) = NewKeys::make(&self.0, passphrase)?;
         let seed = fresh_seed()?;
         let certificate = owner.certify(AdmissionKey::public_half(&seed)?);
-        write_encrypted(
-            &self.0.join("admission.key"),
-            SecretKind::AdmissionKey,
-            seed.expose_secret(),
-            passphrase,
-        )?;
+        let (written, made) = both(
+            || {
+                write_encrypted(
+                    &self.0.join("admission.key"),
+                    SecretKind::AdmissionKey,
+                    seed.expose_secret(),
+                    passphrase,
+                )
+            },
+            || NewKeys::make(&self.0, passphrase),
+        );
+        written?;
+        let (_, secret) = made?;
         files::create(
             &self.0.join("admission.cert.json"),
             certificate.encode(&owner.public_key()).as_bytes(),
@@ -144,19 +150,25 @@ impl Workspace {
     }
 
     fn read(&self, passphrase: &Passphrase) -> Result<(MasterSecret, Seed)> {
-        let secret = secret_file::read_encrypted(
-            &self.0.join("master-secret.key"),
-            SecretKind::MasterSecret,
-            passphrase,
-            MasterSecret::from_slice,
-        )?;
-        let seed = secret_file::read_encrypted(
-            &self.0.join("admission.key"),
-            SecretKind::AdmissionKey,
-            passphrase,
-            Seed::from_slice,
-        )?;
-        Ok((secret, seed))
+        let (seed, secret) = both(
+            || {
+                secret_file::read_encrypted(
+                    &self.0.join("admission.key"),
+                    SecretKind::AdmissionKey,
+                    passphrase,
+                    Seed::from_slice,
+                )
+            },
+            || {
+                secret_file::read_encrypted(
+                    &self.0.join("master-secret.key"),
+                    SecretKind::MasterSecret,
+                    passphrase,
+                    MasterSecret::from_slice,
+                )
+            },
+        );
+        Ok((secret?, seed?))
     }
 
     fn secrets(&self, owner: &OwnerKey, secret: MasterSecret, seed: &Seed) -> Result<Secrets> {

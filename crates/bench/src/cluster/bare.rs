@@ -2,8 +2,10 @@
 
 use super::{FIRST, Life, WORKER, ready, timed};
 use anyhow::Result;
-use native_kubernetes::{IsolatedNode, Kubernetes, Network, init, join, kubernetes_images};
-use std::path::PathBuf;
+use native_kubernetes::{
+    IsolatedNode, Kubernetes, Network, init, is_control_plane, join, kubernetes_images,
+};
+use std::path::{Path, PathBuf};
 
 /// What starts the kubelet of a node that kubeadm made.
 const KUBELET_STARTS_WITH: &str = "/var/lib/kubelet/config.yaml";
@@ -21,8 +23,12 @@ pub(super) fn live(kubernetes: &Kubernetes) -> Result<Life> {
         ready::wait(&first, FIRST)
     })?;
     let ticket = ticket.ok_or_else(|| anyhow::anyhow!("no way to join"))?;
+    let of_workers: Vec<_> = images
+        .into_iter()
+        .filter(|image| is_for_workers(image))
+        .collect();
     let join_s = timed(|| {
-        import(&second, &images)?;
+        import(&second, &of_workers)?;
         join(&mut second, version, &ticket)?;
         ready::wait(&first, WORKER)
     })?;
@@ -41,6 +47,12 @@ pub(super) fn live(kubernetes: &Kubernetes) -> Result<Life> {
         join: join_s,
         recover: recover_s,
     })
+}
+
+/// A worker of ours imports no more, either.
+fn is_for_workers(image: &Path) -> bool {
+    let name = image.file_name().unwrap_or_default();
+    !is_control_plane(&name.to_string_lossy())
 }
 
 /// One after the other, as the bootstrapper does.

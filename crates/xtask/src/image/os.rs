@@ -23,22 +23,8 @@ const RELEASE: &str = "os";
 /// What only the other one has.
 const DEBUG: &str = "os-image/mkosi-debug";
 
-/// Where archives are that every node imports.
+/// Where the archives are that nodes import.
 const IMAGES: &str = "usr/lib/constellation/images";
-
-/// Where archives are that only nodes of the control plane import.
-const CONTROL_PLANE_IMAGES: &str = "usr/lib/constellation/images/control-plane";
-
-/// Which of kubeadm's images run on nodes of the control plane alone.
-const CONTROL_PLANE: [&str; 4] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-];
-
-/// Services that run on every node.
-const EVERYWHERE: &str = "verification-service";
 
 /// Kubernetes' programs that run on a node outside of containers.
 const NODE_PROGRAMS: [&str; 2] = ["kubeadm", "kubelet"];
@@ -110,36 +96,15 @@ impl Os {
     }
 
     fn images(&self, tree: &Path) -> anyhow::Result<()> {
-        let (everywhere, control_plane) = (tree.join(IMAGES), tree.join(CONTROL_PLANE_IMAGES));
-        let mut archives = container_images::kubernetes_images(&self.kubernetes, &everywhere)?;
-        archives.push(container_images::demo_image(&self.kubernetes, &everywhere)?);
+        let folder = tree.join(IMAGES);
+        container_images::kubernetes_images(&self.kubernetes, &folder)?;
+        container_images::demo_image(&self.kubernetes, &folder)?;
         for service in container_images::SERVICES {
             let program = self.programs.join(service);
-            let archive = container_images::service_image(service, &program, &everywhere)?;
-            archives.push(archive);
+            container_images::service_image(service, &program, &folder)?;
         }
-        for archive in archives {
-            let name = archive.file_name().context("an archive has a name")?;
-            let is_control_plane = is_control_plane(&name.to_string_lossy());
-            let path = match is_control_plane {
-                true => control_plane.join(name),
-                false => archive.clone(),
-            };
-            if is_control_plane {
-                fs::rename(&archive, &path)?;
-            }
-            // The bootstrapper would hash what verity has verified.
-            let digest = hex::encode(measure::pcr::sha256(&fs::read(&path)?));
-            fs::write(path.with_extension("tar.sha256"), digest)?;
-        }
-        Ok(())
+        container_images::arrange(&folder)
     }
-}
-
-fn is_control_plane(archive: &str) -> bool {
-    let is_kubernetes = CONTROL_PLANE.iter().any(|part| archive.contains(part));
-    let name = archive.strip_suffix(".tar").unwrap_or(archive);
-    is_kubernetes || (container_images::SERVICES.contains(&name) && name != EVERYWHERE)
 }
 
 fn install(program: &Path, tree: &Path, name: &str) -> anyhow::Result<()> {
@@ -171,29 +136,4 @@ fn write_release(name: &str, tree: &Path) -> anyhow::Result<()> {
          VERSION_ID={version}\nIMAGE_ID=constellation-{name}\nIMAGE_VERSION={version}\n"
     );
     Ok(fs::write(tree.join("usr/lib/os-release"), text)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn archives_of_the_control_plane_are_told_from_those_of_every_node() {
-        for name in [
-            "k8s.gcr.io_etcd_3.4.13-0.tar",
-            "k8s.gcr.io_kube-apiserver_v1.20.2.tar",
-            "join-service.tar",
-            "key-service.tar",
-        ] {
-            assert!(is_control_plane(name), "{name}");
-        }
-        for name in [
-            "k8s.gcr.io_kube-proxy_v1.20.2.tar",
-            "k8s.gcr.io_pause_3.2.tar",
-            "verification-service.tar",
-            "demo.tar",
-        ] {
-            assert!(!is_control_plane(name), "{name}");
-        }
-    }
 }

@@ -16,6 +16,11 @@ pub(crate) const LOOKED: &str = "looked";
 /// Between the lists of [`look`].
 pub(crate) const RULE: &str = "---";
 
+/// A credential for `systemd-tmpfiles` in `fw_cfg` (systemd.system-credentials(7), `tmpfiles.extra`), which would make
+/// [`HOST_FILE`] below `/run`.
+pub(crate) const HOST_CREDENTIAL: &str = "opt/io.systemd.credentials/tmpfiles.extra";
+pub(crate) const HOST_FILE: &str = "taken-from-the-host";
+
 /// An answering pod, on a worker: the control plane has its taint. It ends when it is told to, which the first
 /// process of a container does not by itself.
 pub(crate) fn web() -> Value {
@@ -59,9 +64,24 @@ pub(crate) fn look(name: &str, node: &str) -> Value {
         "cd /proc/net && busybox cat tcp tcp6 udp udp6 && echo {RULE} && \
          busybox find /node -xdev -perm /6000 && echo {RULE} && echo {LOOKED}"
     );
-    let mut pod = pod(name, node, &script);
+    let mut pod = with_root_of_node(pod(name, node, &script));
+    pod["spec"]["hostNetwork"] = json!(true);
+    pod
+}
+
+/// Lists what a node's host offers as credentials for systemd, then what of it the node took.
+pub(crate) fn look_for_credentials(name: &str, node: &str) -> Value {
+    let script = format!(
+        "cd /node/sys/firmware && busybox grep -c {HOST_FILE} dmi/tables/DMI && \
+         busybox cat qemu_fw_cfg/by_name/{HOST_CREDENTIAL}/raw && echo {RULE} && \
+         busybox find /node/run/credentials/@system /node/run/{HOST_FILE} 2>/dev/null; \
+         echo {RULE} && echo {LOOKED}"
+    );
+    with_root_of_node(pod(name, node, &script))
+}
+
+fn with_root_of_node(mut pod: Value) -> Value {
     let spec = &mut pod["spec"];
-    spec["hostNetwork"] = json!(true);
     spec["volumes"] = json!([{"name": "node", "hostPath": {"path": "/"}}]);
     spec["containers"][0]["volumeMounts"] =
         json!([{"name": "node", "mountPath": "/node", "readOnly": true}]);

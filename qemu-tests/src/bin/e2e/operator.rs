@@ -116,14 +116,7 @@ impl Operator {
 
     /// `kubectl apply` of an object.
     pub(crate) fn apply(&self, object: &Value) -> Result<()> {
-        let mut command = self.kubectl_command()?;
-        command.args(["apply", "-f", "-"]).stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::null()).spawn()?;
-        let mut input = child.stdin.take().context("kubectl reads")?;
-        input.write_all(object.to_string().as_bytes())?;
-        drop(input);
-        ensure!(child.wait()?.success(), "kubectl apply of {object}");
-        Ok(())
+        apply(self.kubectl_command()?, object)
     }
 
     /// Waits for a line with all of `words` in the join service's log.
@@ -182,6 +175,17 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Resu
         }
         thread::sleep(POLL);
     }
+}
+
+/// Applies an object by this `kubectl`.
+pub(crate) fn apply(mut kubectl: Command, object: &Value) -> Result<()> {
+    kubectl.args(["apply", "-f", "-"]).stdin(Stdio::piped());
+    let mut child = kubectl.stdout(Stdio::null()).spawn()?;
+    let mut input = child.stdin.take().context("kubectl reads")?;
+    input.write_all(object.to_string().as_bytes())?;
+    drop(input);
+    ensure!(child.wait()?.success(), "kubectl apply of {object}");
+    Ok(())
 }
 
 /// Runs a verb with its progress on this terminal.

@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use crate::operator::{PATIENCE, follow, show, until};
+use crate::{
+    objects::{self, HOST_CREDENTIAL, HOST_FILE},
+    operator::{PATIENCE, apply, follow, show, until},
+};
 
 /// Exit status of `verify` when a node does not answer (docs/verify.md).
 const UNAVAILABLE: i32 = 4;
@@ -36,6 +39,9 @@ const WORKER: Seat = Seat::new("worker-1", 16);
 const MEMORY_MIB: u32 = 3072;
 const PROCESSORS: u8 = 2;
 const STATE_MIB: u64 = 16 * 1024;
+
+/// Where the data of a state disk begins (docs/state-disk.md).
+const DATA: u64 = 16 << 20;
 
 /// Until a booting machine has its address.
 const BOOT: Duration = Duration::from_secs(180);
@@ -143,8 +149,10 @@ impl Story {
         self.chronicle.point("a worker joins");
         self.verify()?;
         self.chronicle.point("both are verified by their reports");
+        self.credentials()?;
         let before = [self.kernel_boot(CONTROL)?, self.kernel_boot(WORKER)?];
         self.machines.clear();
+        let old = self.disk(WORKER).copy_to(&self.workspace.file("old.raw"))?;
         self.switch_on(CONTROL, "recover", &self.boot.clone())?;
         follow(&mut self.recover())?;
         self.switch_on(WORKER, "rejoin", &self.boot.clone())?;
@@ -156,6 +164,27 @@ impl Story {
         self.verify()?;
         self.chronicle
             .point("all off; recover; both are back and verified");
+        self.old_disk(&old)
+    }
+
+    /// The worker's host puts back an older state disk, then only what is behind its header.
+    fn old_disk(&mut self, old: &Disk) -> Result<()> {
+        self.machines.pop();
+        let newest = self.workspace.file("newest.raw");
+        let newest = self.disk(WORKER).copy_to(&newest)?;
+        old.copy_to(&self.workspace.file(&state(WORKER)))?;
+        self.switch_on(WORKER, "old-disk", &self.boot.clone())?;
+        self.expect_exit("header-too-old")?;
+        self.chronicle
+            .point("an older state disk is put back: refused");
+        newest.copy_to(&self.workspace.file(&state(WORKER)))?;
+        self.disk(WORKER).put_back(old, DATA)?;
+        self.switch_on(WORKER, "old-data", &self.boot.clone())?;
+        let machine = self.machines.last_mut().context("it is on")?;
+        let reported = "state: old data, or boots that ended";
+        machine.console.expect(reported, PATIENCE)?;
+        self.chronicle
+            .point("older data behind the newest header: reported");
         Ok(())
     }
 
@@ -175,12 +204,46 @@ impl Story {
             cmdline: format!("{cmdline} demo.release=unknown"),
         };
         self.switch_on(WORKER, "refused", &other)?;
-        let machine = self.machines.last_mut().context("it is on")?;
-        let exit = machine.console.expect_exit(PATIENCE)?;
-        ensure!(exit.reason == "refused", "it ended as {exit:?}");
-        self.machines.pop();
+        self.expect_exit("refused")?;
         self.chronicle
             .point("a guest with another command line: refused");
+        Ok(())
+    }
+
+    /// Waits until the machine that was switched on last ends its boot for this reason (docs/agent.md).
+    fn expect_exit(&mut self, reason: &str) -> Result<()> {
+        let mut machine = self.machines.pop().context("it is on")?;
+        let exit = machine.console.expect_exit(PATIENCE)?;
+        ensure!(exit.reason == reason, "it ended as {exit:?}");
+        Ok(())
+    }
+
+    fn disk(&self, seat: Seat) -> Disk {
+        Disk::state(&self.workspace.file(&state(seat)))
+    }
+
+    /// The worker's host offers credentials; its system takes none.
+    fn credentials(&mut self) -> Result<()> {
+        let name = "look-for-credentials";
+        let look = objects::look_for_credentials(name, WORKER.name);
+        apply(self.kubectl(), &look)?;
+        let mut seen = String::new();
+        until("the worker is looked at", || {
+            seen = run(self.kubectl().args(["logs", name]))?;
+            Ok(seen.trim_end().ends_with(objects::LOOKED))
+        })?;
+        let lists: Vec<_> = seen.split(objects::RULE).map(str::trim).collect();
+        let [offered, taken, _] = lists[..] else {
+            bail!("three lists: {seen}");
+        };
+        let (smbios, fw_cfg) = offered.split_once('\n').context("offers in two places")?;
+        ensure!(
+            smbios != "0" && fw_cfg == credential(),
+            "offered: {offered}"
+        );
+        ensure!(taken.is_empty(), "taken from the host: {taken}");
+        self.chronicle
+            .point("the host offers credentials: none is taken");
         Ok(())
     }
 
@@ -190,10 +253,9 @@ impl Story {
         let mut config: MachineConfig = self.guest.machine(boot.clone(), &behaviour)?;
         config.memory_mib = MEMORY_MIB;
         config.lan = Some((self.lan.clone(), seat.number));
-        let state = Disk::state(&self.workspace.file(&state(seat)));
         config.disks = vec![
             Disk::root(&self.guest.image().root()),
-            state.without_flushes(),
+            self.disk(seat).without_flushes(),
         ];
         if seat.name == WORKER.name {
             let hints = json!({
@@ -201,6 +263,9 @@ impl Story {
                 "node_name": seat.name, "role": "worker",
             });
             config.hints = Some(hints.to_string());
+            config.fw_cfg.push((HOST_CREDENTIAL.into(), credential()));
+            let smbios = format!("io.systemd.credential:tmpfiles.extra={}", credential());
+            config.oem_strings = vec![smbios];
         }
         let mut machine = config.start(&format!("{}.{label}", seat.name))?;
         let address = format!("address={}/", seat.address());
@@ -266,11 +331,15 @@ impl Story {
     }
 
     fn of_node(&self, seat: Seat, what: &str) -> Result<String> {
+        run(self.kubectl().args(["get", "node", seat.name, "-o", what]))
+    }
+
+    fn kubectl(&self) -> Command {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(self.cluster("kubeconfig"));
         let server = format!("https://127.0.0.1:{}", self.ports.api);
         command.args(["--server", &server, "--tls-server-name", "kubernetes"]);
-        run(command.args(["get", "node", seat.name, "-o", what]))
+        command
     }
 
     fn cluster(&self, name: &str) -> PathBuf {
@@ -304,6 +373,11 @@ impl Story {
         drop(self.machines);
         self.workspace.passed()
     }
+}
+
+/// A line of `tmpfiles.d(5)`.
+fn credential() -> String {
+    format!("f /run/{HOST_FILE} 0644 root root - -")
 }
 
 fn state(seat: Seat) -> String {
