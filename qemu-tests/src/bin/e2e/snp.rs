@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    objects::{self, HOST_CREDENTIAL, HOST_FILE},
+    objects::{self, HOST_CREDENTIAL},
     operator::{PATIENCE, apply, follow, show, until},
 };
 
@@ -39,6 +39,9 @@ const WORKER: Seat = Seat::new("worker-1", 16);
 const MEMORY_MIB: u32 = 3072;
 const PROCESSORS: u8 = 2;
 const STATE_MIB: u64 = 16 * 1024;
+
+/// What the host offers: a line of `tmpfiles.d(5)`, which makes [`HOST_FILE`].
+const CREDENTIAL: &str = "f /run/taken-from-the-host 0644 root root - -";
 
 /// Where the data of a state disk begins (docs/state-disk.md).
 const DATA: u64 = 16 << 20;
@@ -237,10 +240,7 @@ impl Story {
             bail!("three lists: {seen}");
         };
         let (smbios, fw_cfg) = offered.split_once('\n').context("offers in two places")?;
-        ensure!(
-            smbios != "0" && fw_cfg == credential(),
-            "offered: {offered}"
-        );
+        ensure!(smbios != "0" && fw_cfg == CREDENTIAL, "offered: {offered}");
         ensure!(taken.is_empty(), "taken from the host: {taken}");
         self.chronicle
             .point("the host offers credentials: none is taken");
@@ -263,8 +263,9 @@ impl Story {
                 "node_name": seat.name, "role": "worker",
             });
             config.hints = Some(hints.to_string());
-            config.fw_cfg.push((HOST_CREDENTIAL.into(), credential()));
-            let smbios = format!("io.systemd.credential:tmpfiles.extra={}", credential());
+            let file = format!("{CREDENTIAL}\n");
+            config.fw_cfg.push((HOST_CREDENTIAL.into(), file));
+            let smbios = format!("io.systemd.credential:tmpfiles.extra={CREDENTIAL}");
             config.oem_strings = vec![smbios];
         }
         let mut machine = config.start(&format!("{}.{label}", seat.name))?;
@@ -373,11 +374,6 @@ impl Story {
         drop(self.machines);
         self.workspace.passed()
     }
-}
-
-/// A line of `tmpfiles.d(5)`.
-fn credential() -> String {
-    format!("f /run/{HOST_FILE} 0644 root root - -")
 }
 
 fn state(seat: Seat) -> String {
