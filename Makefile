@@ -88,7 +88,7 @@ bench: image kubernetes
 	cargo run --release -p xtask -- bench
 
 fuzz-smoke: setup
-	$(XTASK) fuzz --seconds 30
+	$(XTASK) fuzz --seconds 60
 
 fuzz: setup
 	$(XTASK) fuzz --seconds $(FUZZ_SECONDS)
