@@ -40,7 +40,7 @@ const MEMORY_MIB: u32 = 3072;
 const PROCESSORS: u8 = 2;
 const STATE_MIB: u64 = 16 * 1024;
 
-/// What the host offers: a line of `tmpfiles.d(5)`, which makes [`HOST_FILE`].
+/// What the host offers: a line of `tmpfiles.d(5)`, which makes [`objects::HOST_FILE`].
 const CREDENTIAL: &str = "f /run/taken-from-the-host 0644 root root - -";
 
 /// Where the data of a state disk begins (docs/state-disk.md).
