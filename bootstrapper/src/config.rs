@@ -79,7 +79,51 @@ pub struct Kubelet {
     /// Thresholds below which pods are evicted; empty for the kubelet's own.
     pub eviction_hard: BTreeMap<String, String>,
     /// More flags, as `--name=value`.
-    pub flags: Vec<String>,
+    pub flags: Vec<KubeletFlag>,
+}
+
+/// A flag of the kubelet that acts whenever it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub struct KubeletFlag(String);
+
+impl KubeletFlag {
+    /// As on the kubelet's command line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a kubelet says of its node only when it makes the node's object. Here the object is there before.
+const OF_THE_OBJECT: [&str; 5] = [
+    "--node-labels",
+    "--provider-id",
+    "--register-node",
+    "--register-schedulable",
+    "--register-with-taints",
+];
+
+impl TryFrom<String> for KubeletFlag {
+    type Error = String;
+
+    fn try_from(flag: String) -> Result<Self, Self::Error> {
+        let (name, _) = flag.split_once('=').unwrap_or((&flag, ""));
+        if OF_THE_OBJECT.contains(&name) {
+            return Err(format!(
+                "the kubelet's flag `{name}` has no effect: the bootstrapper makes the node's object; \
+                 set labels and taints with `kubectl`"
+            ));
+        }
+        // They are words of one quoted line in an environment file.
+        let plain = |c: char| c.is_ascii_graphic() && !"\"'\\$`".contains(c);
+        match name.starts_with("--") && flag.chars().all(plain) {
+            true => Ok(Self(flag)),
+            false => Err(format!(
+                "`{flag}` is not `--name=value` without spaces and quotes"
+            )),
+        }
+    }
 }
 
 /// Who makes cgroups.
@@ -288,10 +332,16 @@ mod tests {
         let config: Config = toml::from_str("").unwrap();
         assert_eq!(config.progress_listen.port(), 30091);
         assert_eq!(config.kubelet.cgroup_driver, CgroupDriver::Systemd);
+        let more: Config = toml::from_str("[kubelet]\nflags = [\"--v=4\"]").unwrap();
+        assert_eq!(more.kubelet.flags[0].as_str(), "--v=4");
         for wrong in [
             "insecure = true",
             "[kubelet]\ncgroup_driver = \"docker\"",
             "[kubelet]\nanonymous = true",
+            "[kubelet]\nflags = [\"--register-with-taints=a=b:NoSchedule\"]",
+            "[kubelet]\nflags = [\"--node-labels=a=b\"]",
+            "[kubelet]\nflags = [\"--v=4 --node-labels=a=b\"]",
+            "[kubelet]\nflags = [\"v=4\"]",
             "[limits]\nnode_seconds = 0",
             "[limits]\nleader_lease_seconds = 14",
         ] {

@@ -30,6 +30,10 @@ const KUBELET_PKI: &str = "/var/lib/kubelet/pki";
 /// Appears when the kubelet may start.
 pub const START: &str = "start-kubelet";
 
+/// Of the AWS SDK in kubelets before 1.27, in the environment: do not look for credentials of a registry at the
+/// link-local address of the cloud's metadata. That is the host, or nobody: then each start waits for about six seconds.
+const NO_CLOUD: &str = "AWS_EC2_METADATA_DISABLED=true";
+
 /// Places the kubelet's certificates.
 ///
 /// # Errors
@@ -155,8 +159,13 @@ pub fn files(node: &Node) -> Result<(), PhaseError> {
         configuration.as_bytes(),
         0o644,
     )?;
-    let flags = format!("KUBELET_KUBEADM_ARGS=\"{}\"\n", flags(node).join(" "));
-    file::replace(&kubelet.join("kubeadm-flags.env"), flags.as_bytes(), 0o644)?;
+    let flags = flags(node).join(" ");
+    let environment = format!("KUBELET_KUBEADM_ARGS=\"{flags}\"\n{NO_CLOUD}\n");
+    file::replace(
+        &kubelet.join("kubeadm-flags.env"),
+        environment.as_bytes(),
+        0o644,
+    )?;
     let kubeconfig = subject.kubelet_kubeconfig()?;
     Ok(file::replace(
         Path::new(KUBECONFIG),
@@ -174,7 +183,8 @@ fn flags(node: &Node) -> Vec<String> {
         node.version
             .runtime_flags(&node.subject().runtime_endpoint()),
     );
-    flags.extend(node.config.kubelet.flags.iter().cloned());
+    let more = node.config.kubelet.flags.iter();
+    flags.extend(more.map(|flag| flag.as_str().to_owned()));
     flags
 }
 

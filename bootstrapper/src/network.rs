@@ -22,19 +22,29 @@ const POLL: Duration = Duration::from_millis(250);
 /// The file that the container runtime finds first.
 const FILE: &str = "/etc/cni/net.d/10-constellation.conflist";
 
+/// Beside the hand-off, which ends with the boot: a worker's object was made.
+const MADE: &str = "node-object-made";
+
 /// Makes a worker's object with the kubelet's credentials, if it is not there. The kubelet adds to it what it knows, as to
 /// one of an earlier boot. So the range of pods comes before the kubelet looks for a network: it looks once when it
 /// learns the range, and then every ten seconds.
 ///
+/// Once a boot: a node whose object was deleted does not bring itself back.
+///
 /// # Errors
 /// [`PhaseError`].
 pub async fn node_object(node: &Node) -> Result<(), PhaseError> {
+    let made = node.config.hand_off.join(MADE);
+    if made.exists() {
+        return Ok(());
+    }
     let limit = node.config.limits.node_seconds.duration();
     until(limit, POLL, || async {
         let nodes = Api::all(clients::node().await?);
-        make_object(&nodes, node, None).await
+        make_object(&nodes, node.hand_off.node_name.as_str(), None).await
     })
-    .await
+    .await?;
+    Ok(file::replace(&made, b"", 0o600)?)
 }
 
 /// Makes the object of a cluster's first node, or completes the kubelet's, with the first range of pods: nobody else can have
@@ -48,21 +58,24 @@ pub async fn first_node_object(node: &Node) -> Result<(), PhaseError> {
     let range = range.as_deref();
     until(limit, POLL, || async move {
         let nodes = Api::all(clients::administrator().await?);
-        make_object(&nodes, node, range).await
+        make_object(&nodes, node.hand_off.node_name.as_str(), range).await
     })
     .await
 }
 
-/// An object that is there keeps its range if it has one.
-async fn make_object(
+/// Makes a node's object. One that is there keeps its range of pods if it has one, else gets `range`.
+///
+/// # Errors
+/// [`PhaseError`].
+pub async fn make_object(
     nodes: &Api<NodeObject>,
-    node: &Node,
+    name: &str,
     range: Option<&str>,
 ) -> Result<(), PhaseError> {
-    let name = node.hand_off.node_name.as_str();
     let spec = range.map(|range| json!({ "podCIDR": range, "podCIDRs": [range] }));
     let failed = PhaseError::api("make the node's object");
-    // A kubelet completes these maps, and until 1.20 panics where there is none. No pod has room until it did.
+    // A kubelet completes these maps, and until 1.20 panics where there is none. No pod has room until it did: the
+    // scheduler sends none, and one that names the node itself fails for good (`OutOfpods`).
     let room = json!({ "pods": "0" });
     let object = serde_json::from_value(json!({
         "metadata": { "name": name },

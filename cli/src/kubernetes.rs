@@ -160,6 +160,12 @@ impl Member {
         self.ready().is_some_and(|ready| ready.status == "True")
     }
 
+    /// When its kubelet said so last, in seconds since 1970.
+    pub(crate) fn heartbeat(&self) -> Option<u64> {
+        let time = self.ready()?.last_heartbeat_time.as_ref()?;
+        u64::try_from(time.0.as_second()).ok()
+    }
+
     /// What its kubelet said last about itself.
     pub(crate) fn ready(&self) -> Option<&NodeCondition> {
         let status = self.node.as_ref()?.status.as_ref()?;

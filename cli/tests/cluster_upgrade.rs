@@ -188,7 +188,7 @@ fn signed(name: &str, serial: u64, images: &[(&str, &str)]) {
     );
 }
 
-/// The owner's signature without the program, whose every use of the key costs a second of scrypt.
+/// The owner's signature without the program, whose every use of the key costs half a second of scrypt.
 fn signed_text(name: &str, document: &Value) {
     static OWNER: LazyLock<OwnerKey> = LazyLock::new(|| {
         let file = |name: &str| SHARED.operator.path(name);

@@ -1,6 +1,6 @@
 //! Owners that are made once and lent to one installation after the other.
 //!
-//! Making an owner takes seconds on purpose (scrypt, three times), and no scenario is about it. Two
+//! Making an owner is slow on purpose (scrypt, three times), and no scenario is about it. Two
 //! installations that live at the same time never have the same owner, whatever process they are of.
 
 use std::fs::{self, File};

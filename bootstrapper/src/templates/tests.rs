@@ -80,6 +80,12 @@ fn kubeadm_gets_the_format_of_its_version_and_the_same_settings_in_each() {
         assert_eq!(cluster["controlPlaneEndpoint"], "api.example:6443");
         let timeout = &cluster["apiServer"]["timeoutForControlPlane"];
         assert_eq!(timeout.is_string(), api != "v1beta4", "{minor}");
+        // Keys of elliptic curves, by one name or the other.
+        let curve = match api {
+            "v1beta4" => cluster["encryptionAlgorithm"] == "ECDSA-P256",
+            _ => cluster["featureGates"]["PublicKeysECDSA"] == true,
+        };
+        assert!(curve, "{minor}: {cluster}");
     }
 }
 

@@ -86,7 +86,7 @@ impl Init {
             .owner(&self.passphrase.existing(SecretKind::OwnerKey)?)?;
         let (workspace, book, secrets) = Workspace::open(
             &self.workspace,
-            self.cluster.plan(),
+            self.cluster.plan()?,
             &owner,
             &self.passphrase,
         )?;
@@ -133,7 +133,7 @@ impl Init {
         let [policy, reference_values] = self.desk.signed()?;
         let material = InitMaterial {
             version: 1,
-            kubernetes: self.cluster.plan().kubernetes,
+            kubernetes: self.cluster.plan()?.kubernetes,
             cluster: secrets.cluster.clone(),
             admission: secrets.admission.clone(),
             policy,

@@ -81,9 +81,8 @@ struct PlanArgs {
     /// Folder of the image; needed the first time
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
-    /// Image that shows what the firmware measures [default: `uki.efi` of the folder `probe` beside the
-    /// image's]
-    #[arg(long, value_name = "FILE")]
+    /// Folder of the image that shows what the firmware measures [default: `probe` beside the image's]
+    #[arg(long, value_name = "DIR")]
     probe: Option<PathBuf>,
     /// Machines: one control plane, the others workers [default: 2]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -121,7 +120,7 @@ impl Up {
         guests.prepare_images(&operator, &authority)?;
         guests.start_network()?;
         guests.start_all()?;
-        let (first, others) = guests.split()?;
+        let (first, _) = guests.split()?;
         if self.until >= Until::Admitted {
             if operator.has_cluster() {
                 if !guests.is_unlocked(first)? {
@@ -133,7 +132,7 @@ impl Up {
         }
         if self.until == Until::Ready {
             operator.write_kubeconfig(first)?;
-            operator.wait_ready(1 + others.len())?;
+            operator.wait_ready(&guests.boots()?)?;
             operator.verify(guests.nodes())?;
         }
         progress.say("done");
@@ -158,7 +157,7 @@ impl PlanArgs {
                     return Err(anyhow!("which image?"))
                         .hint("give `--image DIR`, the folder that `make cluster` wrote, `target/image/os`");
                 };
-                let probe = self.probe.unwrap_or_else(|| image.join("../probe/uki.efi"));
+                let probe = self.probe.unwrap_or_else(|| image.join("../probe"));
                 let program = guests::find_qemu(&qemu)?;
                 Plan::new(image, absolute(probe)?, program)
             }

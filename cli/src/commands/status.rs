@@ -83,6 +83,8 @@ struct NodeShown {
     name: String,
     /// Of the node object; none if there is no such object.
     ready: Option<bool>,
+    /// When the kubelet said so last, in seconds since 1970: etcd remembers also of machines that are off.
+    heartbeat: Option<u64>,
     kubelet: Option<String>,
     address: Option<String>,
     /// Of the record; none if no join service of ours admitted the node.
@@ -122,6 +124,7 @@ impl NodeShown {
         Self {
             name: member.name.clone(),
             ready: member.node.as_ref().map(|_| member.is_ready()),
+            heartbeat: member.heartbeat(),
             kubelet: info.map(|info| info.kubelet_version.clone()),
             address: member.address().map(ToOwned::to_owned),
             role: record.map(|record| record.role.to_string()),

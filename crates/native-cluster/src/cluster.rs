@@ -17,6 +17,9 @@ use tempfile::TempDir;
 /// Where join services listen on every control-plane node.
 const JOIN_PORT: u16 = 30090;
 
+/// Exit status of `constellation verify` when a node does not answer (docs/verify.md).
+const UNAVAILABLE: i32 = 4;
+
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -244,6 +247,21 @@ impl Cluster {
         self.owner.know(&mut command);
         self.owner.judge(&mut command);
         Ok(command)
+    }
+
+    /// Waits until the verification service of each node answers, whatever it says: a node is ready before.
+    ///
+    /// # Errors
+    /// If one does not in time.
+    pub fn wait_answers(&self) -> Result<()> {
+        let end = Instant::now() + Node::patience();
+        while self.verify_command()?.output()?.status.code() == Some(UNAVAILABLE) {
+            if Instant::now() >= end {
+                bail!("a node's verification service does not answer");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// `constellation upgrade` with these words.

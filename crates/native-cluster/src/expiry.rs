@@ -2,10 +2,10 @@
 //!
 //! Each keeps its names and its key; its dates are moved, and the cluster's own authority signs it again.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -45,7 +45,7 @@ const END: &[u8; 13] = b"210101000000Z";
 
 /// The cluster's authorities.
 #[derive(Debug)]
-pub struct Authorities(BTreeMap<&'static str, RsaKeyPair>);
+pub struct Authorities(BTreeMap<&'static str, EcdsaKeyPair>);
 
 impl Authorities {
     /// Reads their keys from the disk of a control-plane node.
@@ -55,8 +55,9 @@ impl Authorities {
     pub(crate) fn read(pki: &Path) -> Result<Self> {
         let keys = AUTHORITIES.map(|name| {
             let text = fs::read_to_string(pki.join(name)).context(name)?;
-            let (_, der) = decode(&text, "RSA PRIVATE KEY").context(name)?;
-            Ok((name, RsaKeyPair::from_der(&der)?))
+            let (_, der) = decode(&text, "EC PRIVATE KEY").context(name)?;
+            let key = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, &der)?;
+            Ok((name, key))
         });
         Ok(Self(keys.into_iter().collect::<Result<_>>()?))
     }
@@ -99,7 +100,7 @@ fn in_kubeconfig(text: &str, change: impl Fn(&str) -> Result<String>) -> Result<
 ///
 /// # Errors
 /// If there is none, or its dates are after the year 2049.
-pub fn expire(text: &str, authority: Option<&RsaKeyPair>) -> Result<String> {
+pub fn expire(text: &str, authority: Option<&EcdsaKeyPair>) -> Result<String> {
     const LABEL: &str = "CERTIFICATE";
     let (old, mut der) = decode(text, LABEL)?;
     // A SEQUENCE of two UTCTimes (RFC 5280, section 4.1.2.5).
@@ -109,22 +110,13 @@ pub fn expire(text: &str, authority: Option<&RsaKeyPair>) -> Result<String> {
     der[at + 4..at + 17].copy_from_slice(BEGIN);
     der[at + 19..at + 32].copy_from_slice(END);
     if let Some(key) = authority {
-        let begin = header(&der)?.0;
-        let inner = &der[begin..];
-        let (head, length) = header(inner)?;
-        let mut signature = vec![0; key.public_modulus_len()];
-        key.sign(
-            &RSA_PKCS1_SHA256,
-            &SystemRandom::new(),
-            &inner[..head + length],
-            &mut signature,
-        )?;
-        let at = der
-            .len()
-            .checked_sub(signature.len())
-            .context("too short")?;
-        ensure!(begin + head + length < at, "not signed with RSA");
-        der[at..].copy_from_slice(&signature);
+        // What is signed, how, and the signature (RFC 5280, section 4.1).
+        let parts = &der[header(&der)?.0..];
+        let signed = first(parts)?;
+        let algorithm = first(&parts[signed.len()..])?;
+        let signature = key.sign(&SystemRandom::new(), signed)?;
+        let signature = element(0x03, &[&[0], signature.as_ref()].concat())?;
+        der = element(0x30, &[signed, algorithm, &signature].concat())?;
     }
     let lines: Vec<_> = BASE64_STANDARD
         .encode(der)
@@ -147,6 +139,23 @@ fn header(der: &[u8]) -> Result<(usize, usize)> {
         .iter()
         .fold(0, |length, digit| length << 8 | usize::from(*digit));
     Ok((2 + more, length))
+}
+
+/// The first element, with its header.
+fn first(der: &[u8]) -> Result<&[u8]> {
+    let (head, length) = header(der)?;
+    der.get(..head + length).context("too short")
+}
+
+/// An element of less than 64 KiB.
+fn element(tag: u8, content: &[u8]) -> Result<Vec<u8>> {
+    let [high, low] = u16::try_from(content.len())?.to_be_bytes();
+    let header: &[u8] = match (high, low) {
+        (0, ..0x80) => &[tag, low],
+        (0, _) => &[tag, 0x81, low],
+        _ => &[tag, 0x82, high, low],
+    };
+    Ok([header, content].concat())
 }
 
 /// What is between the lines of a PEM block, as it is written and as it is meant.

@@ -62,7 +62,13 @@ impl Accelerator {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
             // QEMU 7.2 now and then leaves garbage in the flags after CMPXCHG16B, and the guest's
             // kernel dies (2 of 20 boots here); without the feature Linux does not use it.
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+            // A control plane's start fills the default 1024 MiB of translated code, which is then thrown away.
+            Self::Tcg => [
+                "-accel",
+                "tcg,thread=multi,tb-size=2048",
+                "-cpu",
+                "max,-cx16",
+            ],
         }
     }
 }

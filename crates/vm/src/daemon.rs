@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How often a waiting loop looks again.
@@ -61,6 +61,13 @@ impl Daemon {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.process().is_some()
+    }
+
+    /// When it was started, if it runs.
+    #[must_use]
+    pub fn started(&self) -> Option<SystemTime> {
+        self.process()?;
+        self.file.metadata().ok()?.modified().ok()
     }
 
     /// Waits for it to end; false if it did not.

@@ -1,11 +1,13 @@
 //! What the operator says about the cluster to be made, checked before anything is.
 
+use anyhow::{Result, anyhow};
 use clap::Args;
 use hand_off::KubernetesMaterial;
 use identity::NodeName;
 use std::net::IpAddr;
 
 use super::state::Plan;
+use crate::output::WithHint as _;
 
 /// Domain of Services. Kubernetes' own default, which much software takes for granted.
 const DNS_DOMAIN: &str = "cluster.local";
@@ -32,8 +34,14 @@ pub(super) struct ClusterArgs {
 
 impl ClusterArgs {
     /// What a later run must ask for, too.
-    pub(super) fn plan(&self) -> Plan {
-        Plan {
+    pub(super) fn plan(&self) -> Result<Plan> {
+        if overlap(&self.pod_subnet, &self.service_subnet) {
+            let (pods, services) = (&self.pod_subnet, &self.service_subnet);
+            return Err(anyhow!("`{pods}` and `{services}` overlap")).hint(
+                "pods and Services need addresses of their own: `--pod-subnet`, `--service-subnet`",
+            );
+        }
+        Ok(Plan {
             node_name: self.node_name.clone(),
             kubernetes: KubernetesMaterial {
                 api_endpoint: self.endpoint.clone(),
@@ -43,12 +51,12 @@ impl ClusterArgs {
                 dns_domain: DNS_DOMAIN.to_owned(),
                 version: self.kubernetes_version.clone(),
             },
-        }
+        })
     }
 }
 
 /// `host:port` of the API server.
-fn parse_endpoint(text: &str) -> Result<String, String> {
+fn parse_endpoint(text: &str) -> std::result::Result<String, String> {
     let expected = || "expected `HOST:PORT` or `[IPv6]:PORT`".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let port: u16 = port.parse().map_err(|_| expected())?;
@@ -68,23 +76,36 @@ fn parse_endpoint(text: &str) -> Result<String, String> {
 }
 
 /// A range of addresses.
-fn parse_subnet(text: &str) -> Result<String, String> {
+fn parse_subnet(text: &str) -> std::result::Result<String, String> {
     let expected = || "expected a range of addresses such as `10.96.0.0/12`".to_owned();
-    let (address, length) = text.split_once('/').ok_or_else(expected)?;
-    let address: IpAddr = address.parse().map_err(|_| expected())?;
-    let length: u32 = length.parse().map_err(|_| expected())?;
-    let (bits, width) = match address {
-        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
-        IpAddr::V6(address) => (address.to_bits(), 128),
-    };
+    let (bits, length, width) = subnet(text).ok_or_else(expected)?;
     let host_bits = bits.checked_shl(length).unwrap_or(0);
     (0 < length && length <= width && host_bits == 0)
         .then(|| text.to_owned())
         .ok_or_else(expected)
 }
 
+/// The address from its first bit on, the prefix's length, and the address's.
+fn subnet(text: &str) -> Option<(u128, u32, u32)> {
+    let (address, length) = text.split_once('/')?;
+    let length = length.parse().ok()?;
+    Some(match address.parse().ok()? {
+        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, length, 32),
+        IpAddr::V6(address) => (address.to_bits(), length, 128),
+    })
+}
+
+/// Whether two ranges of addresses have any in common.
+fn overlap(one: &str, other: &str) -> bool {
+    let (Some(one), Some(other)) = (subnet(one), subnet(other)) else {
+        return false;
+    };
+    let shorter = one.1.min(other.1);
+    one.2 == other.2 && (one.0 ^ other.0).leading_zeros() >= shorter
+}
+
 /// `v1.20.2`.
-fn parse_version(text: &str) -> Result<String, String> {
+fn parse_version(text: &str) -> std::result::Result<String, String> {
     let numbers: Vec<_> = text.strip_prefix('v').unwrap_or("").split('.').collect();
     let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     (numbers.len() == 3 && numbers.iter().all(is_number))

@@ -189,13 +189,15 @@ impl<'a> Operator<'a> {
         self.answer(verb.arg(self.kubeconfig()))
     }
 
-    /// Until so many nodes are ready.
-    pub(super) fn wait_ready(&self, nodes: usize) -> Result<()> {
+    /// Until these nodes are ready and said so in these boots of them.
+    pub(super) fn wait_ready(&self, boots: &[(&str, u64)]) -> Result<()> {
+        let nodes = boots.len();
         let end = Instant::now() + READY;
         let mut shown = None;
         loop {
             let status = self.status();
-            let ready = status.as_ref().map_or(0, ready_nodes);
+            let ready = status.as_ref();
+            let ready = ready.map_or(0, |status| ready_nodes(status, boots));
             if shown != Some(ready) {
                 self.progress
                     .say(&format!("{ready} of {nodes} nodes are ready"));
@@ -313,11 +315,18 @@ fn answer_of(verb: &Command, ran: &Output) -> Result<Value> {
     Err(anyhow!("`constellation {}`: {said}", words.display()))
 }
 
-/// Nodes of a status that are ready and admitted.
-fn ready_nodes(status: &Value) -> usize {
+/// How many of the nodes are ready by a status that was reported since they booted: after a power cut etcd remembers
+/// what they said before.
+fn ready_nodes(status: &Value, boots: &[(&str, u64)]) -> usize {
     let nodes = status.get("nodes").and_then(Value::as_array);
-    let ready = |node: &&Value| node.get("ready").and_then(Value::as_bool) == Some(true);
-    nodes.map_or(0, |nodes| nodes.iter().filter(ready).count())
+    let is_ready = |(name, boot): &&(&str, u64)| {
+        nodes.into_iter().flatten().any(|node| {
+            node.get("name").and_then(Value::as_str) == Some(name)
+                && node.get("ready").and_then(Value::as_bool) == Some(true)
+                && node.get("heartbeat").and_then(Value::as_u64) >= Some(*boot)
+        })
+    };
+    boots.iter().filter(is_ready).count()
 }
 
 #[cfg(test)]
@@ -326,9 +335,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_nodes_that_are_ready_count() {
-        let status = json!({"nodes": [{"ready": true}, {"ready": false}, {"ready": null}, {}]});
-        assert_eq!(ready_nodes(&status), 1);
-        assert_eq!(ready_nodes(&json!({})), 0);
+    fn only_nodes_that_said_in_this_boot_that_they_are_ready_count() {
+        let node =
+            |name, ready, heartbeat| json!({"name": name, "ready": ready, "heartbeat": heartbeat});
+        let status = json!({"nodes": [
+            node("ready", json!(true), json!(100)),
+            node("not", json!(false), json!(100)),
+            node("gone", json!(null), json!(null)),
+            node("before", json!(true), json!(99)),
+            {},
+        ]});
+        let boots = ["ready", "not", "gone", "before", "unknown"].map(|name| (name, 100));
+        assert_eq!(ready_nodes(&status, &boots), 1);
+        assert_eq!(ready_nodes(&status, &boots[1..]), 0);
+        assert_eq!(ready_nodes(&json!({}), &boots), 0);
     }
 }

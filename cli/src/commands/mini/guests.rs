@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 use vm::{
     Accelerator, Arguments, Board, Daemon, Disk, Forward, OVMF, Qmp, Swtpm, TpmAuthority, on_switch,
@@ -235,6 +235,18 @@ impl<'a> Guests<'a> {
         let console = self.folder.node(&node.name).join("console.log");
         let text = fs::read(&console).context("read the console")?;
         Ok(String::from_utf8_lossy(&text).contains(" switch-root"))
+    }
+
+    /// The nodes, and when the present boot of each began, in seconds since 1970.
+    pub(super) fn boots(&self) -> Result<Vec<(&str, u64)>> {
+        let mut boots = Vec::new();
+        for node in self.nodes() {
+            let started = self.daemon(node).started();
+            let started = started.with_context(|| format!("{} went off", node.name))?;
+            let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+            boots.push((node.name.as_str(), since.as_secs()));
+        }
+        Ok(boots)
     }
 
     /// Runs the probe to its end and gives the lines of its console.

@@ -62,8 +62,8 @@ impl Guests<'_> {
         self.progress
             .say("the firmware's measurements are recorded");
         let (esp, tpm) = (self.folder.run("probe.img"), self.folder.run("probe-tpm"));
-        let beside = self.plan.probe.with_file_name("esp.img");
-        write_esp(&beside, &self.plan.probe, &esp)?;
+        let probe = |name: &str| self.plan.probe.join(name);
+        write_esp(&probe("esp.img"), &probe("uki.efi"), &esp)?;
         let tpm = Swtpm::manufacture(&tpm, tpms)?;
         let console = self.run_probe(&esp, &tpm)?;
         let bytes = vm::event_log(console.lines())?;

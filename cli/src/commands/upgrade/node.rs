@@ -342,10 +342,7 @@ fn is_fresh(member: &Member, record: &NodeRecord, mark: Option<&Mark>) -> bool {
     let Some(mark) = mark else {
         return true;
     };
-    let heartbeat = member
-        .ready()
-        .and_then(|ready| ready.last_heartbeat_time.as_ref());
-    let heartbeat = heartbeat.and_then(|time| u64::try_from(time.0.as_second()).ok());
+    let heartbeat = member.heartbeat();
     mark.boot.is_empty()
         || has_booted(member, mark)
         || heartbeat.is_some_and(|heartbeat| heartbeat > record.last_seen.0)

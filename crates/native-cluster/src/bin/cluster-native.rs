@@ -40,6 +40,7 @@ fn tell(cluster: &mut Cluster, story: &impl Fn(&str)) -> Result<()> {
     story("constellation status");
     show(&mut cluster.status_command()?)?;
     story("constellation verify");
+    cluster.wait_answers()?;
     show(&mut cluster.verify_command()?)?;
     Ok(())
 }

@@ -3,7 +3,10 @@ start=$1 cgroup=$2
 until [ -e "$start" ]; do sleep 0.1; done
 while :; do
     KUBELET_KUBEADM_ARGS=
+    # As `EnvironmentFile=` does, with all that is in it.
+    set -a
     [ ! -e /var/lib/kubelet/kubeadm-flags.env ] || . /var/lib/kubelet/kubeadm-flags.env
+    set +a
     # The arguments are several words.
     # shellcheck disable=SC2086
     kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \

@@ -54,3 +54,17 @@ fn versions_have_three_numbers() {
         &["", "1.20.2", "v1.20", "v1.20.2-rc1", "v1..2", "latest"],
     );
 }
+
+#[test]
+fn subnets_that_share_an_address_overlap() {
+    for (one, other, shared) in [
+        ("10.244.0.0/16", "10.96.0.0/12", false),
+        ("10.96.0.0/11", "10.96.0.0/16", true),
+        ("10.96.0.0/16", "10.96.0.0/11", true),
+        ("10.96.128.0/17", "10.96.0.0/17", false),
+        ("10.0.0.0/8", "fd00::/8", false),
+        ("fd00::/64", "fd00::/108", true),
+    ] {
+        assert_eq!(overlap(one, other), shared, "{one} {other}");
+    }
+}
