@@ -31,7 +31,7 @@ const KUBELET_PKI: &str = "/var/lib/kubelet/pki";
 pub const START: &str = "start-kubelet";
 
 /// Of the AWS SDK in kubelets before 1.27, in the environment: do not look for credentials of a registry at the
-/// link-local address of the cloud's metadata. That is the host, or nobody: then each start waits for about six seconds.
+/// link-local address of the cloud's metadata. That is the host, or nobody: then each start waits for six seconds.
 const NO_CLOUD: &str = "AWS_EC2_METADATA_DISABLED=true";
 
 /// Places the kubelet's certificates.
