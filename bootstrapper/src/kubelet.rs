@@ -21,6 +21,9 @@ use x509::Certificate;
 /// Where kubeadm keeps the cluster's certificates.
 pub const PKI: &str = "/etc/kubernetes/pki";
 
+/// Where it looks for static pods.
+pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
+
 /// The kubelet's kubeconfig.
 pub const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 
@@ -152,7 +155,7 @@ fn others(folder: &Path, current: &str) -> Vec<PathBuf> {
 pub fn files(node: &Node) -> Result<(), PhaseError> {
     let subject = node.subject();
     let kubelet = Path::new("/var/lib/kubelet");
-    file::make_folder(Path::new("/etc/kubernetes/manifests"), 0o700)?;
+    file::make_folder(Path::new(MANIFESTS), 0o700)?;
     let configuration = subject.kubelet_configuration()?;
     file::replace(
         &kubelet.join("config.yaml"),

@@ -24,6 +24,8 @@ pub enum Phase {
     ApiServer,
     /// Certificate authorities and certificates of the control plane.
     Certificates,
+    /// Lets the controller manager and the scheduler start.
+    Controllers,
     /// Places the files that make a control-plane node.
     ControlPlaneFiles,
     /// Waits for the container runtime.
@@ -98,6 +100,7 @@ const FIRST: &[Phase] = &[
     Phase::FirstPodNetwork,
     Phase::StartKubelet,
     Phase::ApiServer,
+    Phase::Controllers,
     Phase::FirstNodeObject,
     Phase::Rules,
     Phase::UploadConfiguration,
@@ -129,6 +132,7 @@ const CONTROL_PLANE: &[Phase] = &[
     Phase::StartKubelet,
     Phase::EtcdMember,
     Phase::ApiServer,
+    Phase::Controllers,
     Phase::MarkJoined,
     Phase::PodNetwork,
     Phase::NodeReady,
@@ -167,6 +171,7 @@ impl Phase {
             Self::AdminKubeconfig => "admin-kubeconfig",
             Self::ApiServer => "api-server",
             Self::Certificates => "certificates",
+            Self::Controllers => "controllers",
             Self::ControlPlaneFiles => "control-plane-files",
             Self::ContainerRuntime => "container-runtime",
             Self::CoreDns => "coredns",
@@ -206,6 +211,7 @@ impl Phase {
             self,
             Self::ApiServer
                 | Self::ContainerRuntime
+                | Self::Controllers
                 | Self::Folders
                 | Self::Images
                 | Self::KubeletCertificates
@@ -224,6 +230,7 @@ impl Phase {
             Self::AdminKubeconfig => control_plane::admin_kubeconfig(node).await,
             Self::ApiServer => control_plane::wait_for_api_server(node).await,
             Self::Certificates => control_plane::certificates(node).await,
+            Self::Controllers => control_plane::start_controllers(),
             Self::ControlPlaneFiles => control_plane::place_files(node),
             Self::ContainerRuntime => containers::wait_for_runtime(node).await,
             Self::CoreDns => control_plane::coredns(node).await,
@@ -250,7 +257,10 @@ impl Phase {
             Self::ServiceFolders => services::folders(node),
             Self::Services => services::deploy(node).await,
             Self::ServicesReady => services::wait_until_ready(node).await,
-            Self::StartKubelet => kubelet::start(node),
+            Self::StartKubelet => {
+                control_plane::hold_controllers_back(node)?;
+                kubelet::start(node)
+            }
             Self::StaticPods => control_plane::static_pods(node).await,
             Self::UploadConfiguration => control_plane::upload_configuration(node).await,
         }
@@ -344,6 +354,17 @@ mod tests {
         assert!(place(Phase::KubeletFiles) < place(Phase::NodeObject));
         assert!(place(Phase::NodeObject) < place(Phase::PodNetwork));
         assert!(place(Phase::PodNetwork) < place(Phase::StartKubelet));
+    }
+
+    /// What the kubelet does not start must be started later, on each path and in each boot.
+    #[test]
+    fn controllers_start_after_their_api_server() {
+        for path in [FIRST, CONTROL_PLANE] {
+            let place = |wanted| path.iter().position(|phase| *phase == wanted).unwrap();
+            assert!(place(Phase::StartKubelet) < place(Phase::ApiServer));
+            assert!(place(Phase::ApiServer) < place(Phase::Controllers));
+        }
+        assert!(!Phase::Controllers.is_lasting());
     }
 
     /// Else a host could let another machine join under the first node's name.

@@ -28,6 +28,7 @@ const KILLED_AT: &[&str] = &[
     "first-pod-network",
     "start-kubelet",
     "api-server",
+    "controllers",
     "first-node-object",
     "rules",
     "upload-configuration",

@@ -105,12 +105,14 @@ impl Story {
 
     /// Nothing listens on either node, and nothing is set-id, beyond what docs/os-image.md says.
     fn looked_at(&mut self) -> Result<()> {
+        let pod = |node: &str| format!("look-{node}");
         for node in [CONTROL, WORKER] {
-            let name = format!("look-{node}");
-            self.operator.apply(&objects::look(&name, node))?;
+            self.operator.apply(&objects::look(&pod(node), node))?;
+        }
+        for node in [CONTROL, WORKER] {
             let mut seen = String::new();
             until("a node is looked at", || {
-                seen = self.operator.kubectl(&["logs", &name])?;
+                seen = self.operator.kubectl(&["logs", &pod(node)])?;
                 Ok(seen.trim_end().ends_with(objects::LOOKED))
             })?;
             sockets::check(&seen, node == CONTROL).with_context(|| format!("{node}: {seen}"))?;
