@@ -141,6 +141,22 @@ fn a_cluster_is_made_through_kills_and_its_worker_comes_back() {
     kubectl_on(&first, &["delete", "pod", "client", "--force"]);
     site.apply(&first, WEB).unwrap();
     answer(&first);
+
+    let asks_no_cloud = "tr '\\0' '\\n' < /proc/$(pgrep -x kubelet)/environ";
+    let environment = worker.run(&["sh", "-c", asks_no_cloud]).unwrap();
+    assert!(
+        environment.contains("AWS_EC2_METADATA_DISABLED=true"),
+        "{environment}"
+    );
+
+    // Whom the operator removes stays away for this boot, also when the bootstrapper starts anew.
+    drop(worker_run);
+    kubectl_on(&first, &["delete", "node", "worker-0"]);
+    let mut worker_run = site.bootstrap(&worker).unwrap();
+    worker_run.wait_for_phase("pod-network");
+    let nodes = kubectl_on(&first, &["get", "nodes", "--output", "name"]);
+    assert_eq!(nodes.trim(), "node/first-0");
+    drop(worker_run);
     site.passed([first, worker]);
 }
 
