@@ -7,8 +7,7 @@ use crate::{
     clients,
     error::PhaseError,
     etcd, file,
-    file::FileError,
-    kubelet::{self, MANIFESTS, PKI},
+    kubelet::{MANIFESTS, PKI},
     node::{Material, Node},
     program::{Program, until},
     templates::AUDIT_POLICY,
@@ -16,12 +15,12 @@ use crate::{
 };
 use readiness::readiness;
 use std::{
-    fs, io,
     path::Path,
     time::{Duration, SystemTime},
 };
 use tokio::net::TcpStream;
 
+pub mod controllers;
 mod lifetimes;
 mod readiness;
 
@@ -31,13 +30,6 @@ const CONFIGURATION: &str = "/etc/kubernetes/kubeadm.yaml";
 /// The same for a join; the other one is then there as well, because only an `init` phase signs
 /// an administrator's kubeconfig.
 const JOIN_CONFIGURATION: &str = "/etc/kubernetes/kubeadm-join.yaml";
-
-/// Where manifests wait until there is an API server.
-const HELD_BACK: &str = "/etc/kubernetes/manifests-held-back";
-
-/// Static pods that do nothing without an API server. They ask for it ever less often, in the end once a minute, and
-/// take processors from it while it starts.
-const CONTROLLERS: [&str; 2] = ["kube-controller-manager.yaml", "kube-scheduler.yaml"];
 
 /// Changes to kubeadm's manifests, by the name of the pod (RFC 6902).
 const PATCHES: &str = "/etc/kubernetes/patches";
@@ -176,43 +168,6 @@ pub async fn wait_for_api_server(node: &Node) -> Result<(), PhaseError> {
         readiness(&clients::administrator().await?).await
     })
     .await
-}
-
-/// Takes the controllers away from a kubelet that does not run yet.
-///
-/// # Errors
-/// [`PhaseError`].
-pub fn hold_controllers_back(node: &Node) -> Result<(), PhaseError> {
-    if node.config.hand_off.join(kubelet::START).exists() {
-        return Ok(());
-    }
-    Ok(move_controllers(
-        Path::new(MANIFESTS),
-        Path::new(HELD_BACK),
-    )?)
-}
-
-/// Gives the controllers to the kubelet.
-///
-/// # Errors
-/// [`PhaseError`].
-pub fn start_controllers() -> Result<(), PhaseError> {
-    Ok(move_controllers(
-        Path::new(HELD_BACK),
-        Path::new(MANIFESTS),
-    )?)
-}
-
-/// Those that are not there stay where they are.
-fn move_controllers(from: &Path, to: &Path) -> Result<(), FileError> {
-    file::make_folder(to, 0o700)?;
-    for name in CONTROLLERS {
-        match fs::rename(from.join(name), to.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            moved => moved.map_err(FileError::new("move", &from.join(name)))?,
-        }
-    }
-    Ok(())
 }
 
 /// Leaves the configuration in the cluster.
@@ -368,37 +323,4 @@ async fn kubeadm(node: &Node, arguments: &[&str]) -> Result<(), PhaseError> {
     let limit = node.config.limits.control_plane_seconds.duration();
     let program = Program::new(&node.config.programs.kubeadm, arguments, limit);
     Ok(program.run(&node.progress).await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn controllers_are_moved_and_nothing_else_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let (running, waiting) = (folder.path().join("running"), folder.path().join("waiting"));
-        file::make_folder(&running, 0o700).unwrap();
-        for name in [
-            "etcd.yaml",
-            "kube-scheduler.yaml",
-            "kube-controller-manager.yaml",
-        ] {
-            fs::write(running.join(name), name).unwrap();
-        }
-        move_controllers(&running, &waiting).unwrap();
-        // A run that was killed half-way.
-        let scheduler = "kube-scheduler.yaml";
-        fs::rename(waiting.join(scheduler), running.join(scheduler)).unwrap();
-        move_controllers(&running, &waiting).unwrap();
-        assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
-        assert_eq!(fs::read_dir(&waiting).unwrap().count(), 2);
-        move_controllers(&waiting, &running).unwrap();
-        move_controllers(&waiting, &running).unwrap();
-        assert_eq!(fs::read_dir(&running).unwrap().count(), 3);
-        assert_eq!(
-            fs::read_to_string(running.join(scheduler)).unwrap(),
-            scheduler
-        );
-    }
 }

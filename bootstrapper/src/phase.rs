@@ -230,7 +230,7 @@ impl Phase {
             Self::AdminKubeconfig => control_plane::admin_kubeconfig(node).await,
             Self::ApiServer => control_plane::wait_for_api_server(node).await,
             Self::Certificates => control_plane::certificates(node).await,
-            Self::Controllers => control_plane::start_controllers(),
+            Self::Controllers => control_plane::controllers::start(node).await,
             Self::ControlPlaneFiles => control_plane::place_files(node),
             Self::ContainerRuntime => containers::wait_for_runtime(node).await,
             Self::CoreDns => control_plane::coredns(node).await,
@@ -258,7 +258,7 @@ impl Phase {
             Self::Services => services::deploy(node).await,
             Self::ServicesReady => services::wait_until_ready(node).await,
             Self::StartKubelet => {
-                control_plane::hold_controllers_back(node)?;
+                control_plane::controllers::hold_back(node)?;
                 kubelet::start(node)
             }
             Self::StaticPods => control_plane::static_pods(node).await,

@@ -1,10 +1,10 @@
-//! A node's object in a real API server, before the kubelet has one.
+//! Objects that the bootstrapper makes and changes, in a real API server.
 
-use bootstrapper::network::make_object;
-use k8s_openapi::api::core::v1::Node;
+use bootstrapper::{control_plane::controllers::end_leadership, network::make_object};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use native_kubernetes::{ControlPlane, Kubernetes, Options};
 use serde_json::json;
@@ -56,4 +56,35 @@ async fn a_range_is_given_once_and_never_replaced() {
     nodes.delete(NAME, &DeleteParams::default()).await.unwrap();
     make_object(&nodes, NAME, Some(FIRST)).await.unwrap();
     assert_eq!(range(&nodes).await.unwrap().as_deref(), Some(FIRST));
+}
+
+#[tokio::test]
+async fn only_a_leadership_of_this_node_is_ended() {
+    let options = Options::default();
+    let control_plane = ControlPlane::start(&Kubernetes::find().unwrap(), options).unwrap();
+    let leases: Api<Lease> = Api::namespaced(control_plane.kube_client().unwrap(), "default");
+    let lease = |name: &str, holder: Option<&str>| {
+        let spec =
+            json!({"holderIdentity": holder, "leaseDurationSeconds": 60, "leaseTransitions": 3});
+        serde_json::from_value::<Lease>(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
+    };
+    for (name, holder, ended) in [
+        ("ours", Some("control-0_5f6e"), true),
+        ("of-another", Some("control-1_5f6e"), false),
+        ("of-a-longer-name", Some("control-01_5f6e"), false),
+        ("of-nobody", None, false),
+    ] {
+        let made = lease(name, holder);
+        leases.create(&PostParams::default(), &made).await.unwrap();
+        assert_eq!(
+            end_leadership(&leases, name, NAME).await.unwrap(),
+            ended,
+            "{name}"
+        );
+        let spec = leases.get(name).await.unwrap().spec.unwrap();
+        let left = spec.holder_identity.filter(|holder| !holder.is_empty());
+        assert_eq!(left.as_deref(), holder.filter(|_| !ended), "{name}");
+        assert_eq!(spec.lease_transitions, Some(3), "{name}");
+    }
+    assert!(!end_leadership(&leases, "none", NAME).await.unwrap());
 }
