@@ -95,7 +95,7 @@ impl KubeletFlag {
     }
 }
 
-/// What a kubelet says of its node only when it makes the node's object. Here the object is there before.
+/// What a kubelet says of its node only when it makes the node's object. A worker's is there before.
 const OF_THE_OBJECT: [&str; 5] = [
     "--node-labels",
     "--provider-id",
@@ -109,15 +109,17 @@ impl TryFrom<String> for KubeletFlag {
 
     fn try_from(flag: String) -> Result<Self, Self::Error> {
         let (name, _) = flag.split_once('=').unwrap_or((&flag, ""));
-        if OF_THE_OBJECT.contains(&name) {
+        // The kubelet takes one for the other.
+        let name = name.replace('_', "-");
+        if OF_THE_OBJECT.contains(&name.as_str()) {
             return Err(format!(
-                "the kubelet's flag `{name}` has no effect: the bootstrapper makes the node's object; \
-                 set labels and taints with `kubectl`"
+                "the kubelet's flag `{name}` acts only when a kubelet makes its node's object, which on a worker \
+                 the bootstrapper does; set labels and taints with `kubectl`"
             ));
         }
         // They are words of one quoted line in an environment file.
         let plain = |c: char| c.is_ascii_graphic() && !"\"'\\$`".contains(c);
-        match name.starts_with("--") && flag.chars().all(plain) {
+        match name.len() > 2 && name.starts_with("--") && flag.chars().all(plain) {
             true => Ok(Self(flag)),
             false => Err(format!(
                 "`{flag}` is not `--name=value` without spaces and quotes"
@@ -341,7 +343,9 @@ mod tests {
             "[kubelet]\nflags = [\"--register-with-taints=a=b:NoSchedule\"]",
             "[kubelet]\nflags = [\"--node-labels=a=b\"]",
             "[kubelet]\nflags = [\"--v=4 --node-labels=a=b\"]",
+            "[kubelet]\nflags = [\"--node_labels=a=b\"]",
             "[kubelet]\nflags = [\"v=4\"]",
+            "[kubelet]\nflags = [\"--\"]",
             "[limits]\nnode_seconds = 0",
             "[limits]\nleader_lease_seconds = 14",
         ] {

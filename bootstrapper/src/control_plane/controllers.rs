@@ -1,5 +1,6 @@
 //! Controller manager and scheduler of this node. They do nothing without an API server: beside one that starts they
-//! take processors from it, and they ask for it ever less often, in the end once a minute. So their manifests wait.
+//! take processors from it, and they ask for it ever less often, in the end once a minute. So their manifests wait
+//! until the cluster's endpoint answers. Behind a balancer that may be another node's API server.
 
 use crate::{
     clients,
@@ -27,10 +28,20 @@ const NAMESPACE: &str = "kube-system";
 /// # Errors
 /// [`PhaseError`].
 pub fn hold_back(node: &Node) -> Result<(), PhaseError> {
-    if node.config.hand_off.join(kubelet::START).exists() {
-        return Ok(());
+    let start = node.config.hand_off.join(kubelet::START);
+    Ok(hold_back_before(
+        &start,
+        Path::new(MANIFESTS),
+        Path::new(HELD_BACK),
+    )?)
+}
+
+/// What a kubelet runs already stays: it may lead, and [`start`] would take its lease away.
+fn hold_back_before(start: &Path, manifests: &Path, held_back: &Path) -> Result<(), FileError> {
+    match start.exists() {
+        true => Ok(()),
+        false => move_manifests(manifests, held_back),
     }
-    Ok(move_manifests(Path::new(MANIFESTS), Path::new(HELD_BACK))?)
 }
 
 /// Gives the controllers to the kubelet.
@@ -108,6 +119,21 @@ fn move_manifests(from: &Path, to: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kubelet_runs_is_not_held_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let [start, running, waiting] =
+            ["start", "running", "waiting"].map(|name| folder.path().join(name));
+        file::make_folder(&running, 0o700).unwrap();
+        fs::write(running.join("kube-scheduler.yaml"), "").unwrap();
+        fs::write(&start, "").unwrap();
+        hold_back_before(&start, &running, &waiting).unwrap();
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
+        fs::remove_file(&start).unwrap();
+        hold_back_before(&start, &running, &waiting).unwrap();
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 0);
+    }
 
     #[test]
     fn controllers_are_moved_and_nothing_else_is() {

@@ -183,6 +183,18 @@ fn another_control_plane_joins_and_both_come_back_by_a_recovery() {
     let nodes = kubectl_on(&first, &["get", "nodes"]);
     assert_eq!(nodes.matches("control-plane").count(), 2, "{nodes}");
 
+    // By this the bootstrapper knows whose leases of an earlier boot it may release.
+    for name in ["kube-controller-manager", "kube-scheduler"] {
+        let holder = "jsonpath={.spec.holderIdentity}";
+        let words = ["-n", "kube-system", "get", "lease", name, "-o", holder];
+        let holder = kubectl_on(&first, &words);
+        let ours = ["first-0_", "second-0_"].iter();
+        assert!(
+            ours.into_iter().any(|node| holder.starts_with(node)),
+            "{holder}"
+        );
+    }
+
     // All of the cluster is down; nobody can issue a ticket. The power went while the first one renewed its
     // certificates; the other one's are young.
     first
