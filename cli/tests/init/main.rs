@@ -301,7 +301,7 @@ fn a_workspace_is_for_one_plan_and_one_owner() {
     for (was, is) in [
         ("control-0", "control-1"),
         ("10.0.0.1:6443", "10.0.0.2:6443"),
-        ("--wait 20", "--wait 20 --pod-subnet 10.0.0.0/8"),
+        ("--wait 20", "--wait 20 --pod-subnet 10.128.0.0/16"),
         ("--wait 20", "--wait 20 --kubernetes-version v1.31.0"),
     ] {
         let error = site.operator.refused(&init.replace(was, is));
