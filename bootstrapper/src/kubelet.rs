@@ -35,7 +35,7 @@ pub const START: &str = "start-kubelet";
 
 /// Of the AWS SDK in kubelets before 1.27, in the environment: do not look for credentials of a registry at the
 /// link-local address of the cloud's metadata. That is the host, or nobody: then each start waits for six seconds.
-const NO_CLOUD: &str = "AWS_EC2_METADATA_DISABLED=true";
+const NO_AWS: &str = "AWS_EC2_METADATA_DISABLED=true";
 
 /// Places the kubelet's certificates.
 ///
@@ -163,7 +163,7 @@ pub fn files(node: &Node) -> Result<(), PhaseError> {
         0o644,
     )?;
     let flags = flags(node).join(" ");
-    let environment = format!("KUBELET_KUBEADM_ARGS=\"{flags}\"\n{NO_CLOUD}\n");
+    let environment = format!("KUBELET_KUBEADM_ARGS=\"{flags}\"\n{NO_AWS}\n");
     file::replace(
         &kubelet.join("kubeadm-flags.env"),
         environment.as_bytes(),

@@ -29,7 +29,7 @@ const MADE: &str = "node-object-made";
 /// one of an earlier boot. So the range of pods comes before the kubelet looks for a network: it looks once when it
 /// learns the range, and then every ten seconds.
 ///
-/// Once a boot: a node whose object was deleted does not bring itself back.
+/// Once a boot: a bootstrapper that starts anew does not bring back a node whose object was deleted.
 ///
 /// # Errors
 /// [`PhaseError`].

@@ -142,14 +142,15 @@ fn a_cluster_is_made_through_kills_and_its_worker_comes_back() {
     site.apply(&first, WEB).unwrap();
     answer(&first);
 
-    let asks_no_cloud = "tr '\\0' '\\n' < /proc/$(pgrep -x kubelet)/environ";
-    let environment = worker.run(&["sh", "-c", asks_no_cloud]).unwrap();
+    let of_the_kubelet = "for p in /proc/[0-9]*; do \
+        read -r name < $p/comm && [ $name = kubelet ] && tr '\\0' '\\n' < $p/environ; done; true";
+    let environment = worker.run(&["sh", "-c", of_the_kubelet]).unwrap();
     assert!(
         environment.contains("AWS_EC2_METADATA_DISABLED=true"),
         "{environment}"
     );
 
-    // Whom the operator removes stays away for this boot, also when the bootstrapper starts anew.
+    // Whom the operator removes is not brought back by a bootstrapper that starts anew.
     drop(worker_run);
     kubectl_on(&first, &["delete", "node", "worker-0"]);
     let mut worker_run = site.bootstrap(&worker).unwrap();

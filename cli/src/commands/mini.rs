@@ -120,7 +120,7 @@ impl Up {
         guests.prepare_images(&operator, &authority)?;
         guests.start_network()?;
         guests.start_all()?;
-        let (first, _) = guests.split()?;
+        let first = guests.first()?;
         if self.until >= Until::Admitted {
             if operator.has_cluster() {
                 if !guests.is_unlocked(first)? {

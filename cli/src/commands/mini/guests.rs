@@ -72,9 +72,9 @@ impl<'a> Guests<'a> {
         })
     }
 
-    /// The control plane, and the workers.
-    pub(super) fn split(&self) -> Result<(&Node, &[Node])> {
-        self.nodes().split_first().context("the plan has no nodes")
+    /// The control plane.
+    pub(super) fn first(&self) -> Result<&Node> {
+        self.nodes().first().context("the plan has no nodes")
     }
 
     /// A manufacturer of TPMs, and one TPM a machine.
@@ -332,7 +332,7 @@ impl<'a> Guests<'a> {
 
     /// The first node waits for its init, the others ask it.
     fn write_hints(&self, node: &Node) -> Result<Option<PathBuf>> {
-        let (first, _) = self.split()?;
+        let first = self.first()?;
         if node.is_control_plane() {
             return Ok(None);
         }
