@@ -166,16 +166,65 @@ impl Cli {
 
     /// `node list`: all records, as `recover` reads them too.
     pub fn node_list(&self, socket: &Path) -> Result<Value> {
-        self.json(self.command(&["node", "list"]).arg("--socket").arg(socket))
+        self.node(socket, &["list"])
     }
 
     /// `node forget`: the disk id is dead, the name is free.
     pub fn node_forget(&self, socket: &Path, name: &str) -> Result<Value> {
-        self.json(
-            self.command(&["node", "forget", name])
-                .arg("--socket")
-                .arg(socket),
-        )
+        self.node(socket, &["forget", name])
+    }
+
+    /// `node show`: the records of one node.
+    pub fn node_show(&self, socket: &Path, name: &str) -> Result<Value> {
+        self.node(socket, &["show", name])
+    }
+
+    /// `node adopt`: a record for a worker's disk that has none.
+    pub fn node_adopt(
+        &self,
+        socket: &Path,
+        name: &str,
+        disk: &str,
+        attester: &str,
+        generation: &str,
+    ) -> Result<Value> {
+        let mut words = vec!["adopt", "--node", name, "--role", "worker", "--disk", disk];
+        words.extend(["--attester", attester, "--generation", generation]);
+        self.node(socket, &words)
+    }
+
+    /// `node rebind`: another machine may unlock the disk.
+    pub fn node_rebind(&self, socket: &Path, disk: &str, attester: &str) -> Result<Value> {
+        self.node(socket, &["rebind", "--disk", disk, "--attester", attester])
+    }
+
+    /// `node accept-generation`: the disk is accepted from there on.
+    pub fn node_accept_generation(
+        &self,
+        socket: &Path,
+        disk: &str,
+        generation: &str,
+    ) -> Result<Value> {
+        let words = [
+            "accept-generation",
+            "--disk",
+            disk,
+            "--generation",
+            generation,
+        ];
+        self.node(socket, &words)
+    }
+
+    /// `node backup`: a copy of the store.
+    pub fn node_backup(&self, socket: &Path, out: &Path) -> Result<Value> {
+        let mut command = self.command(&["node", "backup"]);
+        command.arg("--socket").arg(socket);
+        self.json(command.arg("--out").arg(out))
+    }
+
+    /// `node audit-head`: the head of the join service's audit log.
+    pub fn node_audit_head(&self, socket: &Path) -> Result<Value> {
+        self.node(socket, &["audit-head"])
     }
 
     /// `recover`: unlocks a node that waits, without the services. `records` is what
@@ -195,10 +244,11 @@ impl Cli {
         self.json(command.args(self.passphrase()))
     }
 
-    /// `audit verify`.
-    pub fn audit_verify(&self, log: &Path, key: &Path) -> Result<Value> {
+    /// `audit verify` against the heads in a file, which it writes anew.
+    pub fn audit_verify(&self, log: &Path, key: &Path, heads: &Path) -> Result<Value> {
         let mut command = self.command(&["audit", "verify"]);
-        self.json(command.arg(log).arg("--key").arg(key))
+        command.arg(log).arg("--key").arg(key);
+        self.json(command.arg("--heads").arg(heads))
     }
 
     /// The program itself, for other verbs.
@@ -209,6 +259,11 @@ impl Cli {
     /// The passphrase file, for services that read the same secrets.
     pub fn passphrase_file(&self) -> &Path {
         &self.passphrase
+    }
+
+    fn node(&self, socket: &Path, words: &[&str]) -> Result<Value> {
+        let mut command = self.command(&["node"]);
+        self.json(command.args(words).arg("--socket").arg(socket))
     }
 
     fn sign(&self, command: &mut Command, out: &Path) -> Result<Value> {

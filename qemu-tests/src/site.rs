@@ -19,6 +19,9 @@ use vm::TpmAuthority;
 /// What every policy must list at least (`docs/formats.md`).
 pub(crate) const PCRS: [u32; 10] = [0, 2, 3, 4, 7, 9, 11, 12, 13, 15];
 
+/// The join service's store.
+const STORE: &str = "join-service.redb";
+
 /// The folder of a workspace's first installation.
 const SITE: &str = "site";
 
@@ -173,6 +176,32 @@ impl Site {
         self.key_service.kill()
     }
 
+    /// The same installation on a new host, in a subfolder of this name, after this one burnt down with
+    /// all that was on it (`docs/recover.md`). Kept elsewhere were the owner key, the master secret, the
+    /// signed documents and `backup`, a copy of the store.
+    pub fn restore(&mut self, workspace: &Workspace, name: &str, backup: &Path) -> Result<()> {
+        self.kill()?;
+        let cli = Cli::new(&owner_dir(workspace, name)?)?;
+        for file in [
+            "owner.key",
+            "owner.pub",
+            "master-secret.key",
+            "cluster.json",
+        ] {
+            fs::copy(self.cli.file(file), cli.file(file))?;
+        }
+        cli.owner_certify()?;
+        let mut restored = Self::of(workspace, name, cli, self.owner.clone(), None)?;
+        let (old, new) = (&self.documents, &restored.documents);
+        fs::copy(&old.policy, &new.policy)?;
+        fs::copy(&old.reference_values, &new.reference_values)?;
+        fs::copy(backup, restored.dir.join(STORE))?;
+        restored._lent = self._lent.take();
+        fs::remove_dir_all(&self.dir)?;
+        *self = restored;
+        Ok(())
+    }
+
     /// Keeps a copy of the node records, for a time without services.
     pub fn save_records(&self) -> Result<PathBuf> {
         let path = self.dir.join("records.json");
@@ -205,6 +234,13 @@ impl Site {
             "role": "worker",
         });
         hints.to_string()
+    }
+
+    /// The first file of a service's audit log, and the public key of its checkpoints.
+    pub fn audit_log(&self, service: &str) -> (PathBuf, PathBuf) {
+        let log = self.dir.join(format!("{service}-audit"));
+        let key = self.dir.join(format!("{service}-audit-key"));
+        (log.join("audit.00000001.jsonl"), key.join("audit.pub"))
     }
 
     /// The folder with everything.
@@ -295,7 +331,7 @@ reference_values = "{dir}/reference-values.signed.json"
 
 [store]
 kind = "file"
-path = "{dir}/join-service.redb"
+path = "{dir}/{STORE}"
 
 [key_service]
 address = "127.0.0.1:{key_port}"

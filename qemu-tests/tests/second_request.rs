@@ -40,8 +40,8 @@ fn a_second_key_request_after_the_latch_is_refused() -> Result<()> {
     machine.wait_off(PATIENCE)?;
     let service = &scenario.site.join_service;
     service.expect_log(position, &["check failed", "PCR 15"], LOG)?;
-    let log = scenario.site.dir().join("key-service-audit");
-    let log = fs::read_to_string(log.join("audit.00000001.jsonl"))?;
+    let (log, _) = scenario.site.audit_log("key-service");
+    let log = fs::read_to_string(log)?;
     let releases = log.matches(r#""action":"release""#).count();
     ensure!(releases == 1, "{releases} releases:\n{log}");
 

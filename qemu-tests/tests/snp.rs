@@ -252,8 +252,8 @@ fn a_second_request_in_one_boot_is_refused() -> Result<()> {
         machine.console.expect("root: status=ok", PATIENCE)?;
         machine.wait_off(PATIENCE)?;
     }
-    let log = scenario.site.dir().join("key-service-audit");
-    let log = std::fs::read_to_string(log.join("audit.00000001.jsonl"))?;
+    let (log, _) = scenario.site.audit_log("key-service");
+    let log = std::fs::read_to_string(log)?;
     let releases = log.matches(r#""action":"release""#).count();
     ensure!(releases == 2, "{releases} releases:\n{log}");
     scenario.passed()

@@ -76,11 +76,10 @@ impl Installation {
     /// Ends the services in good order; what they recorded must verify.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.site.stop()?;
-        let dir = self.site.dir();
         for service in ["join-service", "key-service"] {
-            let log = dir.join(format!("{service}-audit/audit.00000001.jsonl"));
-            let key = dir.join(format!("{service}-audit-key/audit.pub"));
-            self.site.cli.audit_verify(&log, &key)?;
+            let (log, key) = self.site.audit_log(service);
+            let heads = self.workspace.file(&format!("{service}.heads.jsonl"));
+            self.site.cli.audit_verify(&log, &key, &heads)?;
         }
         self.workspace.passed()
     }

@@ -1,0 +1,142 @@
+//! What an operator mends with the command line (`docs/recover.md`), on machines like those of `direct`.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use qemu_tests::{Node, Scenario, Swtpm, exit};
+use serde_json::Value;
+
+/// How long the join service may take to log what it has already answered.
+const LOG: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_operator_recovers_a_node_without_services() -> Result<()> {
+    let mut scenario = Scenario::direct("recover")?;
+    let node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    let records = scenario.site.save_records()?;
+    scenario.site.stop()?;
+    let mut machine = node.start("recover")?;
+    machine.expect_step("peer")?;
+    scenario.site.recover(machine.push_port(), &records)?;
+    machine.expect_unlocked(2)?;
+    scenario.site.start()?;
+    node.start("rejoin")?.expect_unlocked(3)?;
+    scenario.passed()
+}
+
+/// Two nodes joined, one of them after the backup. Then the host of the services is gone, with certificates,
+/// admission key, store and audit keys.
+#[test]
+fn a_burnt_service_host_is_restored() -> Result<()> {
+    let mut scenario = Scenario::direct("burnt-host")?;
+    let (mut early, mut late) = (scenario.node("worker-0")?, scenario.node("worker-1")?);
+    early.start("join")?.expect_unlocked(1)?;
+    let backup = scenario.workspace.file("store.redb");
+    let socket = scenario.site.admin_socket();
+    scenario.site.cli.node_backup(&socket, &backup)?;
+    early.start("after-backup")?.expect_unlocked(2)?;
+    late.start("join")?.expect_unlocked(1)?;
+
+    let burnt = scenario.site.dir().to_owned();
+    let site = &mut scenario.site;
+    site.restore(&scenario.workspace, "restored", &backup)?;
+    ensure!(!burnt.exists(), "something is left of the old host");
+    site.start()?;
+    for node in [&mut early, &mut late] {
+        node.config.forwards = vec![site.forward()];
+    }
+    early.start("restored")?.expect_unlocked(3)?;
+
+    let (refusal, disk) = refused(&scenario, &late, "unknown", "no record")?;
+    let attester = refusal["attester"].as_str().context("no attester")?;
+    let socket = scenario.site.admin_socket();
+    let cli = &scenario.site.cli;
+    cli.node_adopt(&socket, "worker-1", &disk.id, attester, &disk.generation)?;
+    let again = cli.node_adopt(&socket, "worker-2", &disk.id, attester, &disk.generation);
+    ensure!(
+        again.is_err_and(|error| error.to_string().contains("exit status: 3")),
+        "a disk with a record is adopted by another name"
+    );
+    late.start("adopted")?.expect_unlocked(2)?;
+    scenario.passed()
+}
+
+#[test]
+fn hardware_and_disks_are_replaced_on_purpose_and_the_audit_log_says_so() -> Result<()> {
+    let mut scenario = Scenario::direct("replaced")?;
+    let mut node = scenario.node("worker-0")?;
+    node.start("join")?.expect_unlocked(1)?;
+    let (cli, socket) = (scenario.site.cli.clone(), scenario.site.admin_socket());
+    let records = cli.node_show(&socket, "worker-0")?;
+    ensure!(records["nodes"][0]["state"] == "active", "{records}");
+    ensure!(
+        cli.node_show(&socket, "worker-1").is_err(),
+        "a node that nobody knows is shown"
+    );
+    let heads = scenario.workspace.file("heads.jsonl");
+    fs::write(&heads, cli.node_audit_head(&socket)?.to_string())?;
+    let old = node.state.copy_to(&scenario.workspace.file("old.raw"))?;
+
+    // The machine broke, its disk is put into another one.
+    let tpm = scenario.workspace.file("other.tpm");
+    node.config.tpm = Some(Swtpm::manufacture(&tpm, &scenario.authority)?);
+    let (refusal, disk) = refused(&scenario, &node, "moved", "expected attester")?;
+    let attester = refusal["attester"].as_str().context("no attester")?;
+    ensure!(
+        records["nodes"][0]["attester"] != attester,
+        "it is the same machine"
+    );
+    cli.node_rebind(&socket, &disk.id, attester)?;
+    node.start("rebound")?.expect_unlocked(2)?;
+
+    // Somebody needs the files of before.
+    node.state.put_back(&old, 0)?;
+    node.start("put-back")?
+        .expect_exit(&[exit::HEADER_TOO_OLD])?;
+    cli.node_accept_generation(&socket, &disk.id, &disk.generation)?;
+    node.start("accepted")?.expect_unlocked(2)?;
+
+    scenario.site.stop()?;
+    let (log, key) = scenario.site.audit_log("join-service");
+    let verified = cli.audit_verify(&log, &key, &heads)?;
+    ensure!(verified["chains"] == 1, "{verified}");
+    let text = fs::read_to_string(&log)?;
+    for action in ["rebind", "accept-generation"] {
+        ensure!(text.contains(action), "`{action}` is not in the audit log");
+    }
+    // The newest line is gone; the rest is as it was, with its signatures.
+    let cut = text.trim_end().rfind('\n').context("a log of one line")?;
+    fs::write(&log, &text[..=cut])?;
+    let cut = cli.audit_verify(&log, &key, &heads);
+    ensure!(cut.is_err(), "a log without its end is whole: {cut:?}");
+    scenario.passed()
+}
+
+/// A disk as the console of its node names it.
+struct NamedDisk {
+    id: String,
+    generation: String,
+}
+
+/// Boots a node with a header that the join service refuses for `reason`; gives the line of its log.
+fn refused(
+    scenario: &Scenario,
+    node: &Node,
+    boot: &str,
+    reason: &str,
+) -> Result<(Value, NamedDisk)> {
+    let service = &scenario.site.join_service;
+    let position = service.log_position();
+    let mut machine = node.start(boot)?;
+    let step = machine.expect_step("state-disk")?;
+    let field = |name| step.field(name).map(str::to_owned);
+    let disk = NamedDisk {
+        id: field("header").context("no header")?,
+        generation: field("generation").context("no generation")?,
+    };
+    machine.expect_exit(&[exit::REFUSED])?;
+    let line = service.expect_log(position, &["request failed", &disk.id, reason], LOG)?;
+    Ok((serde_json::from_str(&line)?, disk))
+}
