@@ -137,7 +137,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
     if args.check_reproducible {
         let again = target.join(format!("{name}.again"));
-        image.build(&again)?;
+        // The program, too, in another folder: nothing of the first build is used again.
+        let programs = again.join("target");
+        let init = match &args.init {
+            Some(init) => init.clone(),
+            None => args.profile.build_init(&programs)?,
+        };
+        let second = Image {
+            init: &init,
+            ..image
+        };
+        second.build(&again)?;
         compare(&out, &again)?;
         fs::remove_dir_all(&again)?;
         eprintln!("image: two builds are equal");
