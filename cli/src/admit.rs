@@ -25,6 +25,8 @@ use std::{
 use tokio::net::TcpStream;
 use tower::Layer as _;
 
+use crate::output::ExitStatus;
+
 /// How long the attested handshake may take: the node's TPM and its processor may be slow.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
@@ -127,5 +129,5 @@ fn explain(error: HandshakeError) -> anyhow::Error {
         )
     });
     let text = format!("{whose}: {}{}", refusal.class, checks.collect::<String>());
-    anyhow::anyhow!(text)
+    anyhow::anyhow!(text).context(ExitStatus::of(refusal.class))
 }

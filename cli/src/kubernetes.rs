@@ -4,6 +4,7 @@ use admission::{
     Context as AdmissionContext, NodeRecord, OperatorAction, RecordState, Timestamp, operate,
 };
 use anyhow::{Context as _, Result};
+use api::Class;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Node, NodeCondition},
@@ -13,13 +14,16 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use kube_store::{CLUSTER_CONFIG_MAP, ClusterFacts, KubeStore, NAMESPACE};
+use kube_store::{CLUSTER_CONFIG_MAP, ClusterFacts, DecisionError, KubeStore, NAMESPACE};
 use std::{
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::{output::WithHint as _, records::Records};
+use crate::{
+    output::{ExitStatus, WithHint as _},
+    records::Records,
+};
 
 /// The longest that one request may take.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -127,6 +131,14 @@ impl Cluster {
             .await;
         settled
             .map(|persisted| drop(persisted.audited()))
+            .map_err(|error| {
+                let class = match &error {
+                    DecisionError::Refused(_) => Class::Refused,
+                    DecisionError::Store(error) if error.is_unavailable() => Class::Unavailable,
+                    _ => Class::Internal,
+                };
+                anyhow::Error::new(error).context(ExitStatus::of(class))
+            })
             .with_context(|| action.name())
     }
 

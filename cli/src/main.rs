@@ -1,7 +1,7 @@
 //! `constellation`: what an operator types.
 //!
 //! Results go to standard output (human text, or JSON with `--output json`), everything else to
-//! standard error. Exit status: 0 done, 1 failed, 2 wrong usage; `verify` has more (docs/verify.md).
+//! standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused, 4 unavailable (docs/formats.md).
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -27,10 +27,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref() {
             Some(output::Status(status)) => ExitCode::from(*status),
-            None => {
-                output::print_error(&error);
-                ExitCode::FAILURE
-            }
+            None => ExitCode::from(output::print_error(&error)),
         },
     }
 }

@@ -52,6 +52,35 @@ pub(crate) fn table<const N: usize>(
     rows.iter().map(line).collect()
 }
 
+/// Exit statuses beside 0 done and 2 wrong usage (docs/formats.md).
+const FAILED: u8 = 1;
+/// Somebody judged, and will judge the same again.
+pub(crate) const REFUSED: u8 = 3;
+/// Nobody answered, or could, or it is not yet so: the same command may succeed later.
+pub(crate) const UNAVAILABLE: u8 = 4;
+
+/// Context of an error whose exit status is not [`FAILED`].
+#[derive(Debug)]
+pub(crate) struct ExitStatus(pub(crate) u8);
+
+impl ExitStatus {
+    /// For what a party of the protocol says.
+    pub(crate) const fn of(class: api::Class) -> Self {
+        Self(match class {
+            api::Class::Refused => REFUSED,
+            api::Class::Unavailable => UNAVAILABLE,
+            api::Class::Malformed | api::Class::Internal => FAILED,
+        })
+    }
+}
+
+impl Display for ExitStatus {
+    /// Nothing: it is no cause.
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
 /// An exit status of a command that said on standard output why.
 #[derive(Debug)]
 pub(crate) struct Status(pub(crate) u8);
@@ -93,16 +122,19 @@ impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
     }
 }
 
-/// Prints the chain of causes on one line, then the hint on its own, to standard error.
-pub(crate) fn print_error(error: &anyhow::Error) {
+/// Prints the chain of causes on one line, then the hint on its own, to standard error; gives the exit
+/// status.
+pub(crate) fn print_error(error: &anyhow::Error) -> u8 {
     let hint = error.downcast_ref::<Hint>().map(|hint| hint.0.as_str());
     let causes: Vec<String> = error
         .chain()
         .map(ToString::to_string)
-        .filter(|cause| Some(cause.as_str()) != hint)
+        .filter(|cause| !cause.is_empty() && Some(cause.as_str()) != hint)
         .collect();
     eprintln!("error: {}", causes.join(": "));
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
+    let status = error.downcast_ref::<ExitStatus>();
+    status.map_or(FAILED, |ExitStatus(status)| *status)
 }

@@ -172,7 +172,7 @@ fn measured_events_reach_the_reference_values() {
 #[test]
 fn errors_say_what_to_do_next() {
     let operator = Operator::new();
-    let error = operator.refused("node list --socket absent.sock");
+    let error = operator.ends("node list --socket absent.sock", 4);
     assert!(
         error.contains("`absent.sock`") && error.contains("hint: "),
         "{error}"

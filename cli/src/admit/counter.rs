@@ -18,6 +18,8 @@ use std::{
 };
 use tonic::Status;
 
+use crate::output::ExitStatus;
+
 /// A store of the admission core in the operator's files.
 pub(crate) trait Ledger: Send + 'static {
     /// Drives the core until it has a plan or refuses; what it wrote is durable then.
@@ -62,6 +64,16 @@ pub(crate) enum Trouble {
     Failed(String),
     /// The core refused.
     Refused(Refusal),
+}
+
+impl Trouble {
+    /// Of a command that it ends.
+    pub(crate) fn exit_status(&self) -> ExitStatus {
+        ExitStatus::of(match self {
+            Self::Refused(refusal) => class(refusal),
+            Self::Failed(_) => api::Class::Internal,
+        })
+    }
 }
 
 impl fmt::Display for Trouble {

@@ -8,7 +8,7 @@
 mod book;
 mod tickets;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use evidence::AdmissionPath;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,9 +24,9 @@ use std::{
 };
 
 use crate::{
-    admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Unreached},
+    admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Trouble, Unreached},
     cluster_file::ClusterFile,
-    output::{OutputFormat, WithHint as _},
+    output::{ExitStatus, OutputFormat, UNAVAILABLE, WithHint as _},
     secrets::{PassphraseArgs, both},
 };
 use book::Book;
@@ -113,14 +113,7 @@ impl Recover {
         admit::serve(stream, tickets).await?;
         progress.finish_and_clear();
         let Some((record, generation)) = counter.committed() else {
-            let reason = counter.trouble().map_or_else(
-                || "the node ended the connection".to_owned(),
-                |trouble| trouble.to_string(),
-            );
-            return Err(anyhow::anyhow!(
-                "the node was attested, but is not unlocked: {reason}"
-            ))
-            .hint("its console says why; run the command again when it waits");
+            return not_unlocked(counter.trouble().as_ref());
         };
         Ok(Recovered {
             node: record.node.to_string(),
@@ -141,13 +134,31 @@ impl Recover {
                 Err(Unreached::Again(error)) => error,
             };
             if Instant::now() >= deadline {
-                return Err(error).hint(
-                    "is the node waiting? its console says `listening`; `--wait` tries longer",
-                );
+                return Err(error)
+                    .hint(
+                        "is the node waiting? its console says `listening`; `--wait` tries longer",
+                    )
+                    .context(ExitStatus(UNAVAILABLE));
             }
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+/// Why an attested node is where it was.
+fn not_unlocked(trouble: Option<&Trouble>) -> Result<Recovered> {
+    let (reason, status) = match trouble {
+        Some(trouble) => (trouble.to_string(), trouble.exit_status()),
+        None => (
+            "the node ended the connection".to_owned(),
+            ExitStatus(UNAVAILABLE),
+        ),
+    };
+    Err(anyhow!(
+        "the node was attested, but is not unlocked: {reason}"
+    ))
+    .hint("its console says why; run the command again when it waits")
+    .context(status)
 }
 
 fn spinner() -> ProgressBar {

@@ -23,7 +23,7 @@ use owner::DocumentKind;
 use std::{path::PathBuf, time::Duration};
 use tokio::runtime::Runtime;
 
-use super::verify::{REFUSED, UNAVAILABLE};
+use crate::output::{REFUSED, UNAVAILABLE};
 use crate::{documents, files, kubernetes::Cluster, output::OutputFormat};
 use document::Held;
 

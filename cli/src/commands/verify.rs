@@ -28,7 +28,7 @@ use crate::{
     cluster_file::ClusterFile,
     documents,
     kubernetes::Cluster,
-    output::{OutputFormat, Status, table},
+    output::{OutputFormat, REFUSED, Status, UNAVAILABLE, table},
     rules::RulesArgs,
 };
 pub(super) use ask::Verifier;
@@ -36,10 +36,6 @@ pub(super) use finding::{Finding, Outcome};
 use saved::Asked;
 pub(super) use target::Places;
 use target::Target;
-
-/// Exit statuses beside those that every command has.
-pub(super) const REFUSED: u8 = 3;
-pub(super) const UNAVAILABLE: u8 = 4;
 
 /// Ask running nodes for evidence and appraise it here.
 ///

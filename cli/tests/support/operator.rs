@@ -39,8 +39,13 @@ impl Operator {
 
     /// Runs a command that must fail, and gives its standard error.
     pub(crate) fn refused(&self, line: &str) -> String {
+        self.ends(line, 1)
+    }
+
+    /// The same with another exit status (docs/formats.md).
+    pub(crate) fn ends(&self, line: &str, status: i32) -> String {
         let output = self.run(line);
-        assert_eq!(output.status.code(), Some(1), "`{line}` must fail");
+        assert_eq!(output.status.code(), Some(status), "`{line}` must fail");
         assert!(output.stdout.is_empty(), "`{line}` printed a result");
         String::from_utf8(output.stderr).unwrap()
     }

@@ -1,9 +1,12 @@
 //! How long to try again.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::time::{Duration, Instant};
 
-use crate::{admit::RETRY, output::WithHint as _};
+use crate::{
+    admit::RETRY,
+    output::{ExitStatus, UNAVAILABLE, WithHint as _},
+};
 
 /// Tries until the time is over that the operator gave.
 pub(super) struct Patience {
@@ -30,9 +33,11 @@ impl Patience {
         if let Some(error) = self.last.take()
             && Instant::now() >= self.until
         {
-            return Err(error).hint(
-                "its console says where it is; run the same command again to go on, `--wait` tries longer",
-            );
+            return Err(error)
+                .hint(
+                    "its console says where it is; run the same command again to go on, `--wait` tries longer",
+                )
+                .context(ExitStatus(UNAVAILABLE));
         }
         tokio::time::sleep(RETRY).await;
         Ok(())

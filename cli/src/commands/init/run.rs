@@ -107,7 +107,8 @@ impl Run {
             return Err(anyhow!(
                 "the node was attested, but is not admitted: {trouble}"
             ))
-            .hint(next_step(&trouble));
+            .hint(next_step(&trouble))
+            .context(trouble.exit_status());
         }
         if registered.load(Ordering::Relaxed) && !counter.has_released() {
             return Err(anyhow!(

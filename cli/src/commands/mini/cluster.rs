@@ -21,7 +21,11 @@ use super::{
     images::{folder_of, name_of},
     progress::Progress,
 };
-use crate::{commands::verify::UNAVAILABLE, files, output::WithHint as _, secrets};
+use crate::{
+    files,
+    output::{UNAVAILABLE, WithHint as _},
+    secrets,
+};
 
 /// How often the cluster is looked at.
 const POLL: Duration = Duration::from_secs(2);

@@ -2,6 +2,7 @@
 
 use admission::{BootClaim, OperatorAction};
 use anyhow::{Context as _, Result, bail};
+use api::Class;
 use api::admin::{
     AcceptGenerationRequest, AdoptDiskRequest, AuditHeadRequest, BackupRequest, ForgetNodeRequest,
     ListNodesRequest, OpenControlPlaneRequest, RebindDiskRequest, RecordBootRequest, SpentBoot,
@@ -11,9 +12,16 @@ use hyper_util::rt::TokioIo;
 use identity::Role;
 use std::{io::Write as _, path::Path};
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
-use crate::{files, output::WithHint as _, records::Records};
+use crate::{
+    files,
+    output::{ExitStatus, WithHint as _},
+    records::Records,
+};
 
 /// The longest list of records and boots, each of some 100 bytes. They only ever grow, by what hosts
 /// make their nodes do: a host that starts a node again and again must not keep the operator from them.
@@ -30,7 +38,8 @@ pub(super) async fn connect(socket: &Path) -> Result<JoinAdminClient<Channel>> {
         .connect_with_connector(connector)
         .await
         .with_context(|| format!("connect to the join service at `{}`", socket.display()))
-        .hint("run this as the service's user or root on its machine, or give `--socket`")?;
+        .hint("run this as the service's user or root on its machine, or give `--socket`")
+        .context(ExitStatus::of(Class::Unavailable))?;
     Ok(JoinAdminClient::new(channel).max_decoding_message_size(MAX_ANSWER))
 }
 
@@ -138,5 +147,10 @@ fn role_message(role: Role) -> api::admin::NodeRole {
 }
 
 fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("join service: {}", status.message())
+    let exit = match status.code() {
+        Code::FailedPrecondition | Code::PermissionDenied => ExitStatus::of(Class::Refused),
+        Code::Unavailable => ExitStatus::of(Class::Unavailable),
+        _ => ExitStatus::of(Class::Internal),
+    };
+    anyhow::anyhow!("join service: {}", status.message()).context(exit)
 }
