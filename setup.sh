@@ -15,14 +15,35 @@ if [ "$free" -lt "$needed" ]; then
     fi
 fi
 
-need() { # package providing a command: what the first cargo build cannot do without
-    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
-}
-
+# Every Debian package that anything here needs, each with a file that shows it is there.
 missing=""
-need cc gcc
-need make make
-need git git
+while read -r package file; do
+    [ -e "$file" ] || missing="$missing $package"
+done <<PACKAGES
+bubblewrap /usr/bin/bwrap
+build-essential /usr/bin/cc
+cpio /usr/bin/cpio
+cryptsetup-bin /usr/sbin/veritysetup
+dosfstools /usr/sbin/mkfs.fat
+dpkg-dev /usr/bin/dpkg-source
+e2fsprogs /usr/sbin/mke2fs
+erofs-utils /usr/bin/mkfs.erofs
+git /usr/bin/git
+iproute2 /sbin/ip
+iptables /usr/sbin/iptables
+kmod /usr/sbin/depmod
+make /usr/bin/make
+mtools /usr/bin/mcopy
+musl-tools /usr/bin/musl-gcc
+ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
+python3 /usr/bin/python3
+python3-cryptography /usr/lib/python3/dist-packages/cryptography/__init__.py
+qemu-system-x86 /usr/bin/qemu-system-x86_64
+swtpm /usr/bin/swtpm
+swtpm-tools /usr/bin/swtpm_setup
+tpm2-tools /usr/bin/tpm2
+xz-utils /usr/bin/xz
+PACKAGES
 command -v cargo >/dev/null 2>&1 || [ -x "$HOME/.cargo/bin/cargo" ] || missing="$missing rustup"
 
 if [ -n "$missing" ]; then
@@ -33,7 +54,7 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "setup: installing$missing"
-    if ! sh -c "$command"; then
+    if ! DEBIAN_FRONTEND=noninteractive sh -c "$command"; then
         echo "setup: if \`rustup\` has no package here (Debian 12), install it from https://rustup.rs and try again" >&2
         exit 1
     fi

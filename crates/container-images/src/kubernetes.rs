@@ -84,7 +84,7 @@ fn kube_proxy(kubernetes: &Kubernetes, name: &str) -> Result<Image> {
     let mut image = Image::new(name, &[path])
         .program(&kubernetes.program("kube-proxy"), path)?
         .program(Path::new(iptables), iptables)
-        .context("hint: run `cargo run -p xtask -- setup`")?
+        .context("hint: run `./setup.sh`")?
         .program(
             &kubernetes.tool("usr/sbin/conntrack"),
             "/usr/sbin/conntrack",

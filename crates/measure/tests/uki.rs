@@ -330,7 +330,7 @@ fn leaves_signature_and_checksum_out_of_the_authenticode_digest() {
 fn agrees_with_systemd_measure() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let program = workspace.join("target/tools/bin/systemd-measure");
-    assert!(program.exists(), "run `cargo run -p xtask -- setup` first");
+    assert!(program.exists(), "run `./setup.sh` first");
     let file = uki("console=ttyS0 quiet");
     let parsed = Uki::parse(&file).unwrap();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("systemd-measure");

@@ -1,44 +1,16 @@
-//! `xtask setup`: makes a Debian machine able to build, boot and test everything here.
+//! `xtask setup`: what `setup.sh`, which calls it, leaves to a program.
 //!
-//! Packages of the release itself are installed by APT as always (as root, else the one command is
-//! printed). What must be newer than the release comes from backports and is unpacked below
-//! `target/tools`: the machine's own APT sources are read and never edited.
+//! Packages of the release itself are installed by then. What must be newer than the release comes from
+//! backports and is unpacked below `target/tools`: the machine's own APT sources are read and never
+//! edited.
 
 use crate::{apt::Apt, tool::Tool};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
-
-/// Debian packages, each with a file that shows it is there.
-const PACKAGES: [(&str, &str); 21] = [
-    ("bubblewrap", "/usr/bin/bwrap"),
-    ("build-essential", "/usr/bin/cc"),
-    ("cpio", "/usr/bin/cpio"),
-    ("cryptsetup-bin", "/usr/sbin/veritysetup"),
-    ("dosfstools", "/usr/sbin/mkfs.fat"),
-    ("dpkg-dev", "/usr/bin/dpkg-source"),
-    ("e2fsprogs", "/usr/sbin/mke2fs"),
-    ("erofs-utils", "/usr/bin/mkfs.erofs"),
-    ("iproute2", "/sbin/ip"),
-    ("iptables", "/usr/sbin/iptables"),
-    ("kmod", "/usr/sbin/depmod"),
-    ("mtools", "/usr/bin/mcopy"),
-    ("musl-tools", "/usr/bin/musl-gcc"),
-    ("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
-    ("python3", "/usr/bin/python3"),
-    (
-        "python3-cryptography",
-        "/usr/lib/python3/dist-packages/cryptography/__init__.py",
-    ),
-    ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
-    ("swtpm", "/usr/bin/swtpm"),
-    ("swtpm-tools", "/usr/bin/swtpm_setup"),
-    ("tpm2-tools", "/usr/bin/tpm2"),
-    ("xz-utils", "/usr/bin/xz"),
-];
 
 /// QEMU of Debian 12 double-faults now and then when it emulates several processors.
 const QEMU: [&str; 4] = [
@@ -53,59 +25,15 @@ const SYSTEMD: [&str; 2] = ["libsystemd-shared", "systemd"];
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
-/// Arguments of `xtask setup`.
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    /// Only say what is missing, and fail if anything is
-    #[arg(long)]
-    check: bool,
-}
-
-/// Installs what is missing.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let missing = missing();
-    if !missing.is_empty() {
-        install(&missing, args.check)?;
-    }
-    let tools = PathBuf::from("target/tools");
-    let ready = tools.join("bin/qemu-system-x86_64").exists();
-    if args.check {
-        if !ready {
-            bail!("`target/tools` is not made yet\nhint: run `cargo run -p xtask -- setup`");
-        }
-        return Ok(());
-    }
+/// Adds what is missing.
+pub(crate) fn run() -> anyhow::Result<()> {
     add_rust_target()?;
-    if !ready {
+    let tools = PathBuf::from("target/tools");
+    if !tools.join("bin/qemu-system-x86_64").exists() {
         unpack_tools(&tools)?;
     }
     eprintln!("setup: ok");
     Ok(())
-}
-
-fn missing() -> Vec<&'static str> {
-    let absent = PACKAGES
-        .iter()
-        .filter(|(_, file)| !Path::new(file).exists());
-    absent.map(|(package, _)| *package).collect()
-}
-
-fn install(missing: &[&str], check: bool) -> anyhow::Result<()> {
-    let command = format!(
-        "apt-get install --yes --no-install-recommends {}",
-        missing.join(" ")
-    );
-    let is_root = fs::metadata("/proc/self")?.uid() == 0;
-    if check || !is_root {
-        bail!("Debian packages are missing\nhint: run `sudo {command}`");
-    }
-    eprintln!("setup: {command}");
-    let apt_get = || Tool::new("apt-get", "apt").env("DEBIAN_FRONTEND", "noninteractive");
-    apt_get().args(["-q", "update"]).run()?;
-    apt_get()
-        .args(["-q", "install", "--yes", "--no-install-recommends"])
-        .args(missing)
-        .run()
 }
 
 fn add_rust_target() -> anyhow::Result<()> {
