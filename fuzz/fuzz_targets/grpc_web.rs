@@ -2,14 +2,23 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 
+// The headers' status and message in a line, the body.
 fuzz_target!(|data: &[u8]| {
-    let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(0);
-    let (header, body) = data.split_at(split);
-    let header = String::from_utf8_lossy(header).into_owned();
+    let split = data.iter().position(|byte| *byte == b'\n');
+    let (header, body) = data.split_at(split.map_or(0, |end| end + 1));
+    let header = String::from_utf8_lossy(header).trim_end().to_owned();
+    let (status, message) = header.split_once(' ').unwrap_or((&header, ""));
     drop(api::grpc_web::decode_response::<
         api::join::IssueRejoinTicketResponse,
     >(
-        |name| (name == "grpc-message" && !header.is_empty()).then(|| header.clone()),
+        |name| {
+            let value = match name {
+                "grpc-status" => status,
+                "grpc-message" => message,
+                _ => "",
+            };
+            (!value.is_empty()).then(|| value.to_owned())
+        },
         body,
     ));
 });

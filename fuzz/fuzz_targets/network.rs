@@ -1,22 +1,77 @@
 //! Packets that the host sends to a booting node.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use platform::net::{dhcp::DhcpClient, router::RouterClient};
-use std::time::Duration;
+use platform::net::{
+    dhcp::DhcpClient,
+    dns::{Family, Query, encode_name},
+    router::RouterClient,
+};
+use smoltcp::wire::{Icmpv6Packet, Ipv4Packet, Ipv6Packet};
+use std::{sync::LazyLock, time::Duration};
+
+/// What the seeds answer.
+const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+const XID: u32 = 7;
+const ID: u16 = 9;
+static NAME: LazyLock<Vec<u8>> = LazyLock::new(|| encode_name("join.example.org").expect("a name"));
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else {
         return;
     };
-    let mac = [2, 0, 0, 0, 0, 1];
-    if which % 2 == 0 {
-        let mut client = DhcpClient::new(mac, Duration::ZERO);
-        drop(client.poll(Duration::ZERO, 0x0102_0304));
-        client.receive(Duration::from_millis(1), data);
-        drop(client.poll(Duration::from_secs(1), 0x0102_0304));
-    } else {
-        let mut client = RouterClient::new(mac, Duration::ZERO);
-        drop(client.poll(Duration::ZERO, 7));
-        client.receive(data);
+    match which % 4 {
+        0 => dhcp(data),
+        1 => {
+            let mut client = RouterClient::new(MAC, Duration::ZERO);
+            drop(client.poll(Duration::ZERO, XID));
+            let mut frame = data.to_vec();
+            sum_icmp(&mut frame);
+            client.receive(&frame);
+            drop(client.poll(Duration::from_secs(10), XID));
+        }
+        2 => drop(Query::new(ID, &NAME, Family::V4).parse_answer(data)),
+        _ => drop(Query::new(ID, &NAME, Family::V6).parse_answer(data)),
     }
 });
+
+/// A server's frames one after the other, each with its length before it.
+fn dhcp(mut data: &[u8]) {
+    let mut client = DhcpClient::new(MAC, Duration::ZERO);
+    let mut now = Duration::ZERO;
+    drop(client.poll(now, XID));
+    while let Some((length, rest)) = data.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes(*length)).min(rest.len());
+        let (frame, rest) = rest.split_at(length);
+        data = rest;
+        let mut frame = frame.to_vec();
+        sum_ip(&mut frame);
+        client.receive(now, &frame);
+        drop(client.poll(now, XID));
+        now += Duration::from_secs(1);
+    }
+}
+
+/// Makes the header's checksum right: a host can do that, mutations cannot.
+fn sum_ip(frame: &mut [u8]) {
+    let packet = frame.get_mut(ETHERNET..).unwrap_or_default();
+    if let Ok(mut packet) = Ipv4Packet::new_checked(packet)
+        && packet.header_len() >= 20
+    {
+        packet.fill_checksum();
+    }
+}
+
+/// The same for the message's.
+fn sum_icmp(frame: &mut [u8]) {
+    let packet = frame.get_mut(ETHERNET..).unwrap_or_default();
+    let Ok(mut packet) = Ipv6Packet::new_checked(packet) else {
+        return;
+    };
+    let (from, to) = (packet.src_addr(), packet.dst_addr());
+    if let Ok(mut message) = Icmpv6Packet::new_checked(packet.payload_mut()) {
+        message.fill_checksum(&from, &to);
+    }
+}

@@ -47,6 +47,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if chosen.is_empty() {
         bail!("no such fuzz target; there are: {}", targets.join(", "));
     }
+    for target in &chosen {
+        check_seeds(&fuzz.join("seeds").join(target))?;
+    }
     let parallel = std::thread::available_parallelism()?.get();
     let mut failed = 0;
     for batch in chosen.chunks(parallel) {
@@ -62,6 +65,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         bail!("a fuzz target failed; its input is in `{FUZZ}/artifacts`");
     }
     Ok(())
+}
+
+/// A target without seeds spends its time on bytes that the first check refuses.
+fn check_seeds(folder: &Path) -> anyhow::Result<()> {
+    if fs::read_dir(folder).is_ok_and(|mut seeds| seeds.next().is_some()) {
+        return Ok(());
+    }
+    bail!(
+        "no seeds in `{}`\nhint: add an input that the target's parser takes, and its line in `{FUZZ}/seeds/README.md`",
+        folder.display()
+    )
 }
 
 /// One running target.
@@ -82,13 +96,9 @@ impl Run {
         let binary = fuzz
             .join("target/x86_64-unknown-linux-gnu/release")
             .join(target);
-        let mut command = Command::new(&binary);
-        command.arg(&corpus);
-        let seeds = fuzz.join("seeds").join(target);
-        if seeds.is_dir() {
-            command.arg(&seeds);
-        }
-        let child = command
+        let child = Command::new(&binary)
+            .arg(&corpus)
+            .arg(fuzz.join("seeds").join(target))
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .args(["-rss_limit_mb=2048", "-timeout=10", "-max_len=65536"])

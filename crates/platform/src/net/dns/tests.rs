@@ -1,4 +1,4 @@
-use super::*;
+use super::{query::MAX_ADDRESSES, *};
 
 const V4: [u8; 4] = [10, 0, 2, 2];
 
@@ -44,7 +44,7 @@ fn addresses_through_an_alias() {
     let query = Query {
         id: 9,
         name: &name,
-        kind: DnsQueryType::A,
+        family: Family::V4,
     };
     let alias = encode_name("lb.example.org").unwrap();
     let message = answer(
@@ -64,7 +64,7 @@ fn answers_to_other_questions_are_not_answers() {
     let query = Query {
         id: 9,
         name: &name,
-        kind: DnsQueryType::A,
+        family: Family::V4,
     };
     let good = answer(&query, &[(POINTER, 1, &V4)]);
     assert_eq!(query.parse_answer(&good), Some(vec![V4.into()]));
@@ -72,7 +72,7 @@ fn answers_to_other_questions_are_not_answers() {
     let other_id = Query { id: 10, ..query };
     assert_eq!(other_id.parse_answer(&good), None);
     let other_kind = Query {
-        kind: DnsQueryType::Aaaa,
+        family: Family::V6,
         ..query
     };
     assert_eq!(other_kind.parse_answer(&good), None);
@@ -93,7 +93,7 @@ fn no_such_name_and_no_such_record_are_answers_without_addresses() {
     let query = Query {
         id: 9,
         name: &name,
-        kind: DnsQueryType::Aaaa,
+        family: Family::V6,
     };
     let mut missing = answer(&query, &[]);
     missing[3] |= 3;
@@ -107,7 +107,7 @@ fn pointer_loops_floods_and_lies_are_bounded() {
     let query = Query {
         id: 9,
         name: &name,
-        kind: DnsQueryType::A,
+        family: Family::V4,
     };
     let own_offset = u8::try_from(query.encode().len()).unwrap();
     let itself = [0xc0, own_offset];
@@ -135,7 +135,7 @@ fn truncated_and_flipped_answers_never_panic() {
     let query = Query {
         id: 9,
         name: &name,
-        kind: DnsQueryType::A,
+        family: Family::V4,
     };
     let good = answer(&query, &[(POINTER, 5, POINTER), (POINTER, 1, &V4)]);
     for len in 0..good.len() {
@@ -162,7 +162,7 @@ fn a_real_exchange_over_loopback() {
         let asked = Query {
             id: u16::from_be_bytes([query[0], query[1]]),
             name: &name,
-            kind: DnsQueryType::A,
+            family: Family::V4,
         };
         assert_eq!(asked.encode(), query[..len]);
         let stale = Query {
@@ -180,7 +180,7 @@ fn a_real_exchange_over_loopback() {
     let query = Query {
         id: 77,
         name: &name,
-        kind: DnsQueryType::A,
+        family: Family::V4,
     };
     let found = ask(&query, address, Instant::now() + Duration::from_secs(10)).unwrap();
     thread.join().unwrap();
