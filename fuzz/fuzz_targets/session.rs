@@ -78,8 +78,12 @@ fn talk(mut party: impl Party, mut frames: &[u8]) {
 
 /// The next frame, as its length says; the rest where it says too much.
 fn frame<'a>(frames: &mut &'a [u8]) -> &'a [u8] {
-    let length = frames.first_chunk().map_or(0, |length| u32::from_be_bytes(*length));
-    let length = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(4);
+    let length = frames
+        .first_chunk()
+        .map_or(0, |length| u32::from_be_bytes(*length));
+    let length = usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .saturating_add(4);
     let (frame, rest) = frames.split_at(length.min(frames.len()));
     *frames = rest;
     frame
@@ -116,10 +120,14 @@ fn exchange(party: &mut impl Party, peer: &mut Connection) -> Result<(), Session
 fn peer(listens: bool) -> Connection {
     let end = &ENDS[1];
     if listens {
-        return ServerConnection::new(end.bare_server()).expect("a server").into();
+        return ServerConnection::new(end.bare_server())
+            .expect("a server")
+            .into();
     }
     let name = ServerName::try_from("peer").expect("a name");
-    ClientConnection::new(end.bare_client(), name).expect("a client").into()
+    ClientConnection::new(end.bare_client(), name)
+        .expect("a client")
+        .into()
 }
 
 fn start() -> Start {

@@ -431,7 +431,17 @@ fn hints_come_from_the_metadata_service_too() -> Result<()> {
     let hints = node.config.hints.take().context("a node has hints")?;
     let metadata = Metadata::serve(&hints)?;
     node.config.metadata = Some(metadata.port());
-    node.start("join")?.expect_unlocked(1)?;
+    let mut machine = node.start("join")?;
+    // The same network has a router that advertises a prefix.
+    let network = machine.expect_step("network")?;
+    for family in ["169.254.169.", "fec0::"] {
+        let mut addresses = network.fields.iter().filter(|(key, _)| key == "address");
+        ensure!(
+            addresses.any(|(_, address)| address.starts_with(family)),
+            "no address of {family}: {network:?}"
+        );
+    }
+    machine.expect_unlocked(1)?;
     ensure!(metadata.requests() > 0, "nobody asked for metadata");
     scenario.passed()
 }

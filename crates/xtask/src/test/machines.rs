@@ -42,6 +42,9 @@ const LONG: [&str; 13] = [
     "direct::a_server_that_dribbles_is_given_up_for_the_next_one",
 ];
 
+/// What all tests of machines may take on two processors; more is said, not an error: machines differ.
+const MACHINES_LIMIT: Duration = Duration::from_secs(25 * 60);
+
 /// What the harness says of a folder that keeps its disks. A test that passes ends its scenario
 /// with `passed`, or the disks of all scenarios fill the machine's.
 const KEPT: &str = "not passed; all disks and logs are in ";
@@ -116,12 +119,32 @@ pub(super) fn run(root: &Path, filter: &str) -> anyhow::Result<Vec<Outcome>> {
         outcome.took += ran.took;
     }
     outcomes.sort_by(|one, other| one.name.cmp(&other.name));
-    let took = started.elapsed().as_secs_f64();
+    let took = started.elapsed();
     println!(
-        "machines and clusters: {} processes, {WORKERS} at a time, took {took:.1} s",
-        ran.len()
+        "machines and clusters: {} processes, {WORKERS} at a time, took {:.1} s",
+        ran.len(),
+        took.as_secs_f64()
     );
+    println!("{}", machines_alone(&ran, took));
     Ok(outcomes)
+}
+
+/// What the machines' part of the time was, beside the clusters that ran between them, against what it may
+/// be.
+fn machines_alone(ran: &[Ran], took: Duration) -> String {
+    let sum = |ran: &mut dyn Iterator<Item = &Ran>| ran.map(|ran| ran.took).sum::<Duration>();
+    let machines = sum(&mut ran.iter().filter(|ran| !ran.test.whole));
+    let all = sum(&mut ran.iter()).as_secs_f64().max(1.0);
+    let share = took.mul_f64(machines.as_secs_f64() / all);
+    let verdict = match share <= MACHINES_LIMIT {
+        true => "within",
+        false => "MORE THAN",
+    };
+    format!(
+        "machines alone: about {:.0} s of it, {verdict} the {} s that they may take",
+        share.as_secs_f64(),
+        MACHINES_LIMIT.as_secs()
+    )
 }
 
 impl Test {
