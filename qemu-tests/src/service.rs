@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{Process, contained};
+use crate::process::{Process, Stopped, contained};
 use crate::workspace::program;
 
 /// How long a service may take to become ready, or to end when asked.
@@ -109,6 +109,11 @@ impl Service {
     /// The process id while the service runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
+    }
+
+    /// Lets it stand still, with all of its connections, until the value is dropped.
+    pub fn stand_still(&self) -> Result<Stopped> {
+        Stopped::process(self.id().context("the service is not started")?)
     }
 
     /// The log file.

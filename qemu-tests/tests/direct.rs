@@ -8,7 +8,7 @@ use qemu_tests::{
     AgentStep, Disk, Lie, LyingDisk, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer,
     Site, Swtpm, TpmAuthority, exit, partitioned_state,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// An address of the virtual network that nobody answers at.
 const BLACK_HOLE: &str = "169.254.169.99:30090";
@@ -332,25 +332,44 @@ fn a_key_service_that_is_down_makes_the_node_wait() -> Result<()> {
     scenario.passed()
 }
 
+/// The record is durable before the key is asked for, and so it is while a key service stands still.
 #[test]
-fn a_join_service_killed_before_its_answer_leaves_one_record() -> Result<()> {
+fn a_join_service_killed_between_record_and_answer_leaves_one_record() -> Result<()> {
     let mut scenario = Scenario::direct("killed-service")?;
     let node = scenario.node("worker-0")?;
+    let key_service = scenario.site.key_service.stand_still()?;
     let mut machine = node.start("join")?;
     machine.expect_step("admitted")?;
+    let issued = wait_for_record(&scenario, "issued")?;
     scenario.site.join_service.kill()?;
+    drop(key_service);
     still_waits(&mut machine, Duration::from_secs(3))?;
     scenario.site.join_service.start()?;
     machine.expect_unlocked(1)?;
-    let socket = scenario.site.admin_socket();
-    let records = scenario.site.cli.node_list(&socket)?;
-    let records = records["nodes"]
-        .as_array()
-        .context("`node list` lists no nodes")?;
-    let active = records.iter().filter(|record| record["state"] == "active");
-    ensure!(active.count() == 1, "not one active record: {records:?}");
+    let active = wait_for_record(&scenario, "active")?;
+    ensure!(
+        active["disk"] == issued["disk"],
+        "the record became another one: {issued} {active}"
+    );
     node.start("rejoin")?.expect_unlocked(2)?;
     scenario.passed()
+}
+
+/// Waits until the store's only record, of whatever state, is in this one.
+fn wait_for_record(scenario: &Scenario, state: &str) -> Result<Value> {
+    let end = Instant::now() + LINE;
+    loop {
+        let socket = scenario.site.admin_socket();
+        let records = scenario.site.cli.node_list(&socket)?;
+        let records = records["nodes"].as_array();
+        let records = records.context("`node list` lists no nodes")?;
+        ensure!(records.len() <= 1, "more than one record: {records:?}");
+        if let Some(record) = records.first().filter(|record| record["state"] == state) {
+            return Ok(record.clone());
+        }
+        ensure!(Instant::now() < end, "never {state}: {records:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

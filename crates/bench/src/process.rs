@@ -1,7 +1,7 @@
 //! What the kernel says about a process.
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use child_process::Stopped;
 use std::{fs, time::Duration};
 
 /// A process by its id.
@@ -65,9 +65,7 @@ impl ProcessId {
 
     /// Stops the process until the value is dropped.
     pub(crate) fn stop(self) -> Result<Stopped> {
-        let id = Pid::from_raw(i32::try_from(self.0)?).context("a process id is never 0")?;
-        kill_process(id, Signal::STOP)?;
-        Ok(Stopped(id))
+        Stopped::process(self.0)
     }
 
     fn status_mib(self, field: &str) -> Result<f64> {
@@ -81,17 +79,6 @@ impl ProcessId {
     fn read(self, name: &str) -> Result<String> {
         let path = format!("/proc/{}/{name}", self.0);
         fs::read_to_string(&path).with_context(|| format!("read {path}"))
-    }
-}
-
-/// A process that stands still.
-#[derive(Debug)]
-pub(crate) struct Stopped(Pid);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // It fails only when the process has ended, and then whoever waits for it says so.
-        kill_process(self.0, Signal::CONT).unwrap_or_default();
     }
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(10);
@@ -160,6 +160,26 @@ impl Process {
         let group = Pid::from_raw(raw).context("a process id is never 0")?;
         kill_process_group(group, signal)
             .with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+}
+
+/// A process that stands still until the value is dropped.
+#[derive(Debug)]
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops the process with this id.
+    pub fn process(id: u32) -> Result<Self> {
+        let id = Pid::from_raw(i32::try_from(id)?).context("a process id is never 0")?;
+        kill_process(id, Signal::STOP)?;
+        Ok(Self(id))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It fails only when the process has ended, and then whoever waits for it says so.
+        kill_process(self.0, Signal::CONT).unwrap_or_default();
     }
 }
 
