@@ -5,12 +5,12 @@ mod counter;
 mod desk;
 mod journal;
 
-pub(crate) use counter::{Counter, Issuer, Ledger, Trouble, status};
+pub(crate) use counter::{Counter, Issuer, Ledger, Trouble, class, status};
 pub(crate) use desk::{Desk, DeskArgs};
 pub(crate) use journal::Journal;
 
 use admission::Timestamp;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use api::join::join_service_server::{JoinService, JoinServiceServer};
 use appraisal::Appraised;
 use attested_tls::{Admitter, AttestedStream, HandshakeError, SessionError, TlsEnd};
@@ -25,7 +25,7 @@ use std::{
 use tokio::net::TcpStream;
 use tower::Layer as _;
 
-use crate::output::ExitStatus;
+use crate::output::{ExitStatus, UNAVAILABLE};
 
 /// How long the attested handshake may take: the node's TPM and its processor may be slow.
 const HANDSHAKE: Duration = Duration::from_secs(60);
@@ -76,7 +76,9 @@ impl Dialler {
         match self.admitter.connect(stream, self.path).await {
             Ok(stream) => Ok(stream),
             Err(HandshakeError::Io(error)) => Err(again(error.into())),
-            Err(error @ HandshakeError::Session(SessionError::Closed)) => Err(again(error.into())),
+            Err(error @ HandshakeError::Session(SessionError::Closed | SessionError::Deadline)) => {
+                Err(again(error.into()))
+            }
             // Whoever speaks another TLS is no agent; on a resumed init it is what comes after it.
             Err(error @ HandshakeError::Session(SessionError::Tls(_))) => Err(again(error.into())),
             Err(error) => Err(Unreached::Refused(explain(error))),
@@ -93,7 +95,11 @@ pub(crate) async fn serve(stream: Stream, calls: impl JoinService) -> Result<()>
     match tokio::time::timeout(SESSION, connection).await {
         // How the connection ended matters only if nothing was committed.
         Ok(_) => Ok(()),
-        Err(_) => bail!("the node did not finish within {} s", SESSION.as_secs()),
+        Err(_) => Err(anyhow!(
+            "the node did not finish within {} s",
+            SESSION.as_secs()
+        ))
+        .context(ExitStatus(UNAVAILABLE)),
     }
 }
 
@@ -119,6 +125,12 @@ fn explain(error: HandshakeError) -> anyhow::Error {
         }
         HandshakeError::Session(SessionError::RefusedByAttester(refusal)) => {
             ("the node refuses us", refusal)
+        }
+        HandshakeError::Session(other) => {
+            let status = ExitStatus::of(other.class());
+            return anyhow::Error::new(error)
+                .context("attest the node")
+                .context(status);
         }
         _ => return anyhow::Error::new(error).context("attest the node"),
     };

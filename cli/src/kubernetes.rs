@@ -4,7 +4,6 @@ use admission::{
     Context as AdmissionContext, NodeRecord, OperatorAction, RecordState, Timestamp, operate,
 };
 use anyhow::{Context as _, Result};
-use api::Class;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Node, NodeCondition},
@@ -14,13 +13,16 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use kube_store::{CLUSTER_CONFIG_MAP, ClusterFacts, DecisionError, KubeStore, NAMESPACE};
+use kube_store::{
+    CLUSTER_CONFIG_MAP, ClusterFacts, DecisionError, KubeStore, NAMESPACE, StoreError,
+};
 use std::{
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
+    admit::class,
     output::{ExitStatus, WithHint as _},
     records::Records,
 };
@@ -132,12 +134,15 @@ impl Cluster {
         settled
             .map(|persisted| drop(persisted.audited()))
             .map_err(|error| {
-                let class = match &error {
-                    DecisionError::Refused(_) => Class::Refused,
-                    DecisionError::Store(error) if error.is_unavailable() => Class::Unavailable,
-                    _ => Class::Internal,
+                let refused = match &error {
+                    DecisionError::Refused(refusal) => Some(ExitStatus::of(class(refusal))),
+                    _ => None,
                 };
-                anyhow::Error::new(error).context(ExitStatus::of(class))
+                let error = anyhow::Error::new(error);
+                match refused {
+                    Some(status) => error.context(status),
+                    None => error,
+                }
             })
             .with_context(|| action.name())
     }
@@ -156,6 +161,16 @@ impl Cluster {
         let sets = sets.list(&ListParams::default()).await;
         Ok(sets.context("list services")?.items)
     }
+}
+
+/// Whether it failed because the API server does not answer, or not yet.
+pub(crate) fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let store = cause.downcast_ref::<StoreError>();
+        let server = cause.downcast_ref::<kube::Error>();
+        store.is_some_and(StoreError::is_unavailable)
+            || server.is_some_and(kube_store::is_unavailable)
+    })
 }
 
 impl Member {
@@ -183,5 +198,25 @@ impl Member {
         let status = self.node.as_ref()?.status.as_ref()?;
         let mut conditions = status.conditions.iter().flatten();
         conditions.find(|condition| condition.type_ == "Ready")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_starts_is_worth_another_try_and_a_refusal_is_not() {
+        let answered = |code| {
+            let status = kube::core::Status {
+                code,
+                ..kube::core::Status::default()
+            };
+            let error = kube::Error::Api(Box::new(status));
+            is_unavailable(&anyhow::Error::new(error).context("read the nodes"))
+        };
+        assert!([429, 500, 503].into_iter().all(answered));
+        assert!(![403, 404, 409].into_iter().any(answered));
+        assert!(!is_unavailable(&anyhow::anyhow!("no such file")));
     }
 }

@@ -8,6 +8,8 @@ use std::{
     io::Write as _,
 };
 
+use crate::kubernetes::is_unavailable;
+
 /// Form of what a command prints on standard output.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -132,9 +134,14 @@ pub(crate) fn print_error(error: &anyhow::Error) -> u8 {
         .filter(|cause| !cause.is_empty() && Some(cause.as_str()) != hint)
         .collect();
     eprintln!("error: {}", causes.join(": "));
+    let no_api_server = is_unavailable(error);
+    let hint = hint.or(no_api_server.then_some("repeat the command when the API server answers"));
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
-    let status = error.downcast_ref::<ExitStatus>();
-    status.map_or(FAILED, |ExitStatus(status)| *status)
+    match error.downcast_ref() {
+        Some(ExitStatus(status)) => *status,
+        None if no_api_server => UNAVAILABLE,
+        None => FAILED,
+    }
 }

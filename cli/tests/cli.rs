@@ -55,7 +55,7 @@ fn keys_are_private_and_never_overwritten() {
         assert_eq!(mode(&operator.path(secret)), 0o600, "{secret}");
     }
     let before = fs::read(operator.path("owner/owner.key")).unwrap();
-    let error = operator.refused("owner new --out owner --passphrase-file passphrase");
+    let error = operator.fails("owner new --out owner --passphrase-file passphrase");
     assert!(error.contains("owner/owner.key"), "{error}");
     assert_eq!(fs::read(operator.path("owner/owner.key")).unwrap(), before);
 }
@@ -67,7 +67,7 @@ fn a_wrong_passphrase_and_a_key_of_another_kind_are_named() {
     operator.ok("keys new --out keys --passphrase-file passphrase");
     fs::write(operator.path("wrong"), "wrong\n").unwrap();
     let certify = |key: &str, passphrase: &str| {
-        operator.refused(&format!(
+        operator.fails(&format!(
             "owner certify --owner-key {key} --out out --passphrase-file {passphrase}"
         ))
     };
@@ -90,7 +90,7 @@ fn reference_values_grow_shrink_and_are_checked_before_they_are_signed() {
     };
     operator.ok(&add("one", "a.json"));
     operator.ok(&add("two", "b.json"));
-    let error = operator.refused(&add("two", "b.json"));
+    let error = operator.fails(&add("two", "b.json"));
     assert!(error.contains("image `two` is there already"), "{error}");
     let listed: serde_json::Value =
         serde_json::from_str(&operator.ok("reference-values list rv.json --output json")).unwrap();
@@ -98,7 +98,7 @@ fn reference_values_grow_shrink_and_are_checked_before_they_are_signed() {
     assert_eq!(listed["images"].as_array().unwrap().len(), 2);
 
     operator.ok("reference-values remove rv.json --image one");
-    let error = operator.refused("reference-values remove rv.json --image one");
+    let error = operator.fails("reference-values remove rv.json --image one");
     assert!(error.contains("there is no image `one`"), "{error}");
 
     let sign = "--owner-key owner/owner.key --passphrase-file passphrase --out signed.json";
@@ -108,7 +108,7 @@ fn reference_values_grow_shrink_and_are_checked_before_they_are_signed() {
         .unwrap()
         .replace(ZERO, &"c".repeat(64));
     fs::write(operator.path("rv.json"), latch).unwrap();
-    let error = operator.refused(&format!("reference-values sign rv.json {sign}"));
+    let error = operator.fails(&format!("reference-values sign rv.json {sign}"));
     assert!(error.contains("nothing was signed"), "{error}");
     assert_eq!(
         fs::read(operator.path("signed.json")).unwrap(),
@@ -120,10 +120,10 @@ fn reference_values_grow_shrink_and_are_checked_before_they_are_signed() {
 #[test]
 fn a_policy_that_trusts_nobody_or_a_manufacturer_is_not_made() {
     let operator = Operator::new();
-    let error = operator.refused("policy new policy.json");
+    let error = operator.fails("policy new policy.json");
     assert!(error.contains("--bound-ek-ca"), "{error}");
     fs::write(operator.path("ca.pem"), "no certificate").unwrap();
-    operator.refused("policy new policy.json --bound-ek-ca ca.pem");
+    operator.fails("policy new policy.json --bound-ek-ca ca.pem");
     assert!(!operator.path("policy.json").exists());
     let hash = "d".repeat(64);
     operator.ok(&format!("policy new policy.json --ek-hash {hash}"));
@@ -134,10 +134,10 @@ fn only_unified_kernel_images_are_owned_and_measured() {
     let operator = Operator::new();
     operator.owner();
     fs::write(operator.path("image.efi"), b"MZ but nothing more").unwrap();
-    let error = operator.refused("image own image.efi --owner owner/owner.pub --out owned.efi");
+    let error = operator.fails("image own image.efi --owner owner/owner.pub --out owned.efi");
     assert!(error.contains("image.efi"), "{error}");
     assert!(!operator.path("owned.efi").exists());
-    let error = operator.refused("measure image.efi");
+    let error = operator.fails("measure image.efi");
     assert!(
         error.contains("hint: give a unified kernel image"),
         "{error}"

@@ -76,7 +76,7 @@ fn the_nodes_of_a_cluster_are_shown_and_each_is_held_to_its_record() {
     }
     assert_eq!(results[2]["checks"][0]["check"], "machine");
     assert_eq!(results[2]["checks"][0]["expected"], "09".repeat(32));
-    let nobody = SHARED.operator.refused("status --kubeconfig absent");
+    let nobody = SHARED.operator.fails("status --kubeconfig absent");
     assert!(
         nobody.contains("kubeconfig") || nobody.contains("absent"),
         "{nobody}"

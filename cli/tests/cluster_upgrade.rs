@@ -169,7 +169,7 @@ impl Cluster {
 
     fn refused(&self, line: &str) -> String {
         let line = format!("upgrade {line} --kubeconfig admin.kubeconfig");
-        SHARED.operator.refused(&line)
+        SHARED.operator.fails(&line)
     }
 }
 

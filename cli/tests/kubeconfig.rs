@@ -51,15 +51,15 @@ fn what_cannot_be_merged_changes_nothing() {
     )
     .unwrap();
     let before = fs::read(operator.path("theirs")).unwrap();
-    let error = operator.refused("kubeconfig merge ours --context a --into theirs");
+    let error = operator.fails("kubeconfig merge ours --context a --into theirs");
     assert!(error.contains("--replace"), "{error}");
     fs::write(operator.path("broken"), "a: [").unwrap();
     let program = ours.replace("token: t", "exec: {command: sh}");
     fs::write(operator.path("program"), program).unwrap();
-    let error = operator.refused("kubeconfig merge program --context p --into theirs");
+    let error = operator.fails("kubeconfig merge program --context p --into theirs");
     assert!(error.contains("exec"), "{error}");
-    operator.refused("kubeconfig merge broken --into theirs");
-    operator.refused("kubeconfig merge ours --into broken");
-    operator.refused("kubeconfig merge absent --into theirs");
+    operator.fails("kubeconfig merge broken --into theirs");
+    operator.fails("kubeconfig merge ours --into broken");
+    operator.fails("kubeconfig merge absent --into theirs");
     assert_eq!(fs::read(operator.path("theirs")).unwrap(), before);
 }

@@ -50,22 +50,22 @@ fn an_image_is_measured_as_what_it_attests_with() {
         write(evidence);
         operator.ok(&of_launch);
         operator.ok(&of_parts);
-        let error = operator.refused("measure image.efi");
+        let error = operator.fails("measure image.efi");
         assert!(error.contains(pcrs_only), "{error}");
     }
     for evidence in ["tpm", "azure-sev-snp"] {
         write(evidence);
         operator.ok("measure image.efi");
         for launch in [&of_launch, &of_parts] {
-            let error = operator.refused(launch);
+            let error = operator.fails(launch);
             assert!(error.contains(pcrs_only), "{error}");
         }
     }
     write("none");
     assert!(
         operator
-            .refused("measure image.efi")
+            .fails("measure image.efi")
             .contains("evidence=none")
     );
-    assert!(operator.refused(&of_launch).contains("evidence=none"));
+    assert!(operator.fails(&of_launch).contains("evidence=none"));
 }

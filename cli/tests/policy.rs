@@ -102,7 +102,7 @@ fn azure_compares_the_pcrs_that_a_tpm_does() {
     let line = format!(
         "policy new policy.json --evidence azure-sev-snp {GENOA} --endorsement-key vcek --allow-smt"
     );
-    let error = operator.refused(&format!("{line} --vmpl 2"));
+    let error = operator.fails(&format!("{line} --vmpl 2"));
     assert!(error.contains("azure-sev-snp"), "{error}");
     operator.ok(&line);
     let policy = made(&operator);
@@ -122,10 +122,10 @@ fn an_image_in_a_paravisor_is_compared_with_both() {
     fs::write(operator.path("launch.json"), launch.to_string()).unwrap();
     let paravisor = "99".repeat(48);
     let add = "reference-values add rv.json --image one --role worker --measurements";
-    let error = operator.refused(&format!("{add} launch.json --paravisor {paravisor}"));
+    let error = operator.fails(&format!("{add} launch.json --paravisor {paravisor}"));
     assert!(error.contains("expected `pcrs` beside it"), "{error}");
     // Two kinds in one image would leave one of them without its latch.
-    let error = operator.refused(&format!("{add} launch.json --measurements pcrs.json"));
+    let error = operator.fails(&format!("{add} launch.json --measurements pcrs.json"));
     assert!(error.contains("expected no `pcrs` beside it"), "{error}");
     let listed = operator.ok(&format!("{add} pcrs.json --paravisor {paravisor}"));
     assert!(listed.contains("PCR 11; paravisor"), "{listed}");
@@ -148,9 +148,9 @@ fn a_development_root_is_named_in_full_and_said_aloud() {
         fs::write(operator.path(name), pem).unwrap();
     }
     let line = format!("policy new policy.json --evidence sev-snp {GENOA} --endorsement-key vcek");
-    operator.refused(&format!("{line} --development-root Genoa:ark,asvk,missing"));
-    operator.refused(&format!("{line} --development-root Genoa:ask,ask,asvk"));
-    let error = operator.refused(&format!("{line} --development-root Milan:ark,ask,asvk"));
+    operator.fails(&format!("{line} --development-root Genoa:ark,asvk,missing"));
+    operator.fails(&format!("{line} --development-root Genoa:ask,ask,asvk"));
+    let error = operator.fails(&format!("{line} --development-root Milan:ark,ask,asvk"));
     assert!(error.contains("`--development-root` of Milan"), "{error}");
     assert!(!operator.path("policy.json").exists());
     let said = operator.ok(&format!("{line} --development-root Genoa:ark,ask,asvk"));
@@ -204,7 +204,7 @@ fn policies_that_would_not_mean_what_was_said_are_not_made() {
             "0 to 3",
         ),
     ] {
-        let error = operator.refused(&format!("policy new policy.json {line}"));
+        let error = operator.fails(&format!("policy new policy.json {line}"));
         assert!(error.contains(expected), "{line}: {error}");
         assert!(!operator.path("policy.json").exists(), "{line}");
     }

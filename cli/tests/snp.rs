@@ -159,14 +159,14 @@ fn what_is_not_a_launch_is_refused() {
     let unchecked = Ovmf::new().without(ovmf::HASH_TABLE_GUID).build();
     fs::write(operator.path("unchecked.fd"), unchecked).unwrap();
     let measure = "measure --sev-snp image.efi --vcpus 1 --vcpu-type EPYC --firmware";
-    let error = operator.refused(&format!("{measure} unchecked.fd"));
+    let error = operator.fails(&format!("{measure} unchecked.fd"));
     assert!(error.contains("it would start any kernel"), "{error}");
-    let error = operator.refused(&format!("{measure} image.efi"));
+    let error = operator.fails(&format!("{measure} image.efi"));
     assert!(error.contains("hint:"), "{error}");
-    let error = operator.refused(&format!("{measure} OVMF.fd --guest-features 0x20"));
+    let error = operator.fails(&format!("{measure} OVMF.fd --guest-features 0x20"));
     assert!(error.contains("lack bit 0"), "{error}");
     fs::write(operator.path("cmdline"), "a  b").unwrap();
-    let error = operator.refused(
+    let error = operator.fails(
         "measure --sev-snp --kernel image.efi --cmdline cmdline --vcpus 1 --vcpu-type EPYC \
          --firmware OVMF.fd",
     );
@@ -413,9 +413,9 @@ fn a_good_report_is_accepted_and_each_lie_named() {
     let text = operator.ok(&line);
     assert!(text.contains("no processor vouches for it"), "{text}");
 
-    let missing = operator.refused(&verify(&data));
+    let missing = operator.fails(&verify(&data));
     assert!(missing.contains("is not here"), "{missing}");
-    let other = operator.refused(&format!("{} --certificate vcek", verify(&"06".repeat(64))));
+    let other = operator.fails(&format!("{} --certificate vcek", verify(&"06".repeat(64))));
     assert!(other.contains("REPORT_DATA"), "{other}");
     let lies: [(&str, Change); 6] = [
         ("VMPL: expected 0, got 1", |it| it.vmpl = 1),
@@ -435,19 +435,19 @@ fn a_good_report_is_accepted_and_each_lie_named() {
     ];
     for (expected, lie) in lies {
         write_report(&operator, &report(lie));
-        let error = operator.refused(&line);
+        let error = operator.fails(&line);
         assert!(error.contains(expected), "{expected}: {error}");
     }
     // Without a certificate: no VCEK would help.
-    let error = operator.refused(&verify(&data));
+    let error = operator.fails(&verify(&data));
     assert!(error.contains("signed by a VLEK"), "{error}");
     let mut flipped = report(|_| ());
     flipped[0x50] ^= 1;
     write_report(&operator, &flipped);
-    let error = operator.refused(&line);
+    let error = operator.fails(&line);
     assert!(error.contains("signature"), "{error}");
     fs::write(operator.path("report"), [0; 1185]).unwrap();
-    operator.refused(&line);
+    operator.fails(&line);
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn signed_documents_are_opened_by_their_owner_only() {
     }
     write_report(&operator, &report(|_| ()));
     let line = format!("{} --certificate vcek", verify(&"05".repeat(64)));
-    let error = operator.refused(&line);
+    let error = operator.fails(&line);
     assert!(error.contains("policy.json"), "{error}");
     let signed = operator.ok(&format!("{line} --owner owner/owner.pub --output json"));
     assert_eq!(parse(&signed)["documents_signed"], true);
@@ -504,16 +504,16 @@ fn a_report_of_a_real_chip_is_accepted() {
     // Through a folder, as a join service has it.
     operator.ok("snp import-certs --vcek vcek --folder kept");
     operator.ok(&format!("{verify} --folder kept {at}"));
-    let error = operator.refused(&format!("{verify} --folder elsewhere {at}"));
+    let error = operator.fails(&format!("{verify} --folder elsewhere {at}"));
     assert!(error.contains("elsewhere"), "{error}");
-    let error = operator.refused(&format!(
+    let error = operator.fails(&format!(
         "{verify} --certificate vcek --at 2045-01-31T00:00:00Z"
     ));
     assert!(error.contains("out of date"), "{error}");
     for twin in ["test-vcek-invalid-legacy.der", "test-vcek-invalid-new.der"] {
         fs::write(operator.path("vcek"), vector(twin).unwrap()).unwrap();
-        operator.refused(&format!("{verify} --certificate vcek {at}"));
-        operator.refused("snp import-certs --vcek vcek --folder kept");
+        operator.fails(&format!("{verify} --certificate vcek {at}"));
+        operator.fails("snp import-certs --vcek vcek --folder kept");
     }
 }
 
@@ -553,7 +553,7 @@ fn certificates_travel_from_the_service_to_the_folder() {
     assert_eq!(kds.paths().len(), 3);
 
     let import = "snp import-certs bundle.json --folder kept";
-    let error = operator.refused(import);
+    let error = operator.fails(import);
     assert!(error.contains("not signed by the ASK"), "{error}");
     assert_eq!(fs::read_dir(operator.path("kept")).unwrap().count(), 0);
     let kept = parse(&operator.ok(&format!("{import} {roots} --output json")));
@@ -563,15 +563,15 @@ fn certificates_travel_from_the_service_to_the_folder() {
     assert!(operator.ok(&line).contains("node-1"));
 
     // AMD's roots did not sign what this service gives out, and a VLEK nobody gives out.
-    let error = operator.refused(&fetch);
+    let error = operator.fails(&fetch);
     assert!(error.contains("the service lies"), "{error}");
     write_report(&operator, &report(|it| *it = it.clone().with_vlek()));
-    let error = operator.refused(&fetch);
+    let error = operator.fails(&fetch);
     assert!(error.contains("hint: AMD gives VLEK"), "{error}");
     let absent = Kds::start(|_, _| Answer::Status(404, ""));
     write_report(&operator, &report(|_| ()));
     let fetch = format!("snp fetch-certs report --out new.json --kds {}", absent.url);
-    let error = operator.refused(&fetch);
+    let error = operator.fails(&fetch);
     assert!(error.contains("no such certificate"), "{error}");
     assert!(!operator.path("new.json").exists());
 }

@@ -265,7 +265,8 @@ fn internal(error: &anyhow::Error) -> (Trouble, api::Class) {
     (Trouble::Failed(format!("{error:#}")), api::Class::Internal)
 }
 
-fn class(refusal: &Refusal) -> api::Class {
+/// What a refusal of the admission core is to a peer, and to the exit status.
+pub(crate) fn class(refusal: &Refusal) -> api::Class {
     match refusal.class() {
         RefusalClass::Internal => api::Class::Internal,
         RefusalClass::Malformed => api::Class::Malformed,

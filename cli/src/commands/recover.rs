@@ -9,6 +9,7 @@ mod book;
 mod tickets;
 
 use anyhow::{Context as _, Result, anyhow};
+use api::Class;
 use clap::Args;
 use evidence::AdmissionPath;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,7 +25,7 @@ use std::{
 };
 
 use crate::{
-    admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Trouble, Unreached},
+    admit::{self, Counter, DeskArgs, Dialler, Issuer, RETRY, Stream, Unreached},
     cluster_file::ClusterFile,
     output::{ExitStatus, OutputFormat, UNAVAILABLE, WithHint as _},
     secrets::{PassphraseArgs, both},
@@ -113,7 +114,7 @@ impl Recover {
         admit::serve(stream, tickets).await?;
         progress.finish_and_clear();
         let Some((record, generation)) = counter.committed() else {
-            return not_unlocked(counter.trouble().as_ref());
+            return not_unlocked(&counter);
         };
         Ok(Recovered {
             node: record.node.to_string(),
@@ -146,12 +147,17 @@ impl Recover {
 }
 
 /// Why an attested node is where it was.
-fn not_unlocked(trouble: Option<&Trouble>) -> Result<Recovered> {
-    let (reason, status) = match trouble {
+fn not_unlocked(counter: &Counter<Book>) -> Result<Recovered> {
+    let (reason, status) = match counter.trouble() {
         Some(trouble) => (trouble.to_string(), trouble.exit_status()),
+        // It has its key and does not like its disk: the next time, too.
+        None if counter.has_released() => (
+            "it took its key and ended the connection".to_owned(),
+            ExitStatus::of(Class::Internal),
+        ),
         None => (
-            "the node ended the connection".to_owned(),
-            ExitStatus(UNAVAILABLE),
+            "it ended the connection before it asked for its key".to_owned(),
+            ExitStatus::of(Class::Unavailable),
         ),
     };
     Err(anyhow!(

@@ -18,7 +18,6 @@ mod status;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use kube_store::StoreError;
 use owner::DocumentKind;
 use std::{path::PathBuf, time::Duration};
 use tokio::runtime::Runtime;
@@ -46,7 +45,7 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) fn run(self, output: OutputFormat) -> Result<()> {
-        let ended = runtime()?.block_on(async {
+        runtime()?.block_on(async {
             match self {
                 Self::Status(status) => status.run(output).await,
                 Self::Add(add) => add.run(output).await,
@@ -57,14 +56,6 @@ impl Command {
                 }
                 Self::Policy(bring) => bring.run(DocumentKind::Policy, output).await,
             }
-        });
-        ended.or_else(|error| match is_unavailable(&error) {
-            true => {
-                crate::output::print_error(&error);
-                eprintln!("hint: repeat the command when the API server answers");
-                end(UNAVAILABLE)
-            }
-            false => Err(error),
         })
     }
 }
@@ -129,16 +120,6 @@ fn runtime() -> Result<Runtime> {
         .context("start the runtime")
 }
 
-/// Whether it failed because the API server does not answer, or not yet.
-fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let store = cause.downcast_ref::<StoreError>();
-        let server = cause.downcast_ref::<kube::Error>();
-        store.is_some_and(StoreError::is_unavailable)
-            || server.is_some_and(kube_store::is_unavailable)
-    })
-}
-
 /// How a verb ended that said on standard output why.
 fn end(status: u8) -> Result<()> {
     match status {
@@ -150,25 +131,4 @@ fn end(status: u8) -> Result<()> {
 /// Says on standard error what is being done.
 fn say(node: &str, what: impl std::fmt::Display) {
     eprintln!("{node}: {what}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kube::core::Status;
-
-    #[test]
-    fn a_server_that_starts_is_worth_another_try_and_a_refusal_is_not() {
-        let answered = |code| {
-            let status = Status {
-                code,
-                ..Status::default()
-            };
-            let error = kube::Error::Api(Box::new(status));
-            is_unavailable(&anyhow::Error::new(error).context("read the nodes"))
-        };
-        assert!([429, 500, 503].into_iter().all(answered));
-        assert!(![403, 404, 409].into_iter().any(answered));
-        assert!(!is_unavailable(&anyhow::anyhow!("no such file")));
-    }
 }

@@ -121,7 +121,7 @@ fn a_failed_run_says_why_and_the_next_command_goes_on() {
         ended("no \x07disk space"),
     ];
     let (port, playing) = node(&site, &tpm, (1, "control-0"), vec![failing, whole()]);
-    let error = site.operator.refused(&Site::init(port, ""));
+    let error = site.operator.fails(&Site::init(port, ""));
     assert!(
         error.contains("the bootstrapper failed: no ?disk space"),
         "{error}"
@@ -147,7 +147,7 @@ fn a_node_that_waits_again_is_admitted_again() {
 fn a_record_of_another_node_is_not_kept() {
     let (site, tpm) = Site::new("control-plane");
     let (port, playing) = node(&site, &tpm, (1, "control-9"), vec![whole()]);
-    let error = site.operator.refused(&Site::init(port, ""));
+    let error = site.operator.fails(&Site::init(port, ""));
     assert!(error.contains("the record of another node"), "{error}");
     assert_eq!(playing.join().unwrap().finished(), 0);
     assert!(!site.operator.path("cluster/kubeconfig").exists());
@@ -160,7 +160,7 @@ fn a_kubeconfig_with_a_program_is_not_kept() {
     let kubeconfig = format!("{KUBECONFIG}    exec: {{command: sh}}\n");
     let run = (1, "control-0");
     let (port, playing) = node_with(&site, &tpm, run, vec![whole()], kubeconfig);
-    let error = site.operator.refused(&Site::init(port, ""));
+    let error = site.operator.fails(&Site::init(port, ""));
     assert!(
         error.contains("refused kubeconfig") && error.contains("exec"),
         "{error}"
@@ -180,7 +180,7 @@ fn only_the_bootstrapper_of_this_init_is_followed() {
     assert!(at_foreign.status.success());
     let bootstrapper = playing.join().unwrap();
     let command = Site::init(port, "").replace("--wait 20", "--wait 2");
-    let error = site.operator.refused(&command);
+    let error = site.operator.ends(&command, 4);
     assert!(error.contains("reach the bootstrapper"), "{error}");
     assert_eq!(bootstrapper.finished(), 0);
 }
@@ -190,7 +190,7 @@ fn a_bootstrapper_that_says_nothing_is_given_up() {
     let (site, tpm) = Site::new("control-plane");
     let (port, playing) = node(&site, &tpm, (1, "control-0"), Vec::new());
     let command = Site::init(port, "").replace("--wait 20", "--wait 3");
-    let error = site.operator.refused(&command);
+    let error = site.operator.ends(&command, 4);
     assert!(error.contains("ask the bootstrapper"), "{error}");
     assert_eq!(playing.join().unwrap().finished(), 0);
 }
@@ -203,6 +203,6 @@ fn a_port_that_says_nothing_is_given_up() {
     let port = silent.local_addr().unwrap().port();
     drop(silent);
     let command = Site::init(port, "").replace("--wait 20", "--wait 1");
-    let error = site.operator.refused(&command);
+    let error = site.operator.ends(&command, 4);
     assert!(error.contains("run the same command again"), "{error}");
 }

@@ -38,7 +38,7 @@ impl Operator {
     }
 
     /// Runs a command that must fail, and gives its standard error.
-    pub(crate) fn refused(&self, line: &str) -> String {
+    pub(crate) fn fails(&self, line: &str) -> String {
         self.ends(line, 1)
     }
 

@@ -26,7 +26,7 @@ use crate::{
     admit::{self, Counter, Dialler, Issuer, Stream, Trouble, Unreached},
     commands::kubeconfig,
     documents, files,
-    output::WithHint as _,
+    output::{ExitStatus, UNAVAILABLE, WithHint as _},
     records::{Record, Records},
 };
 
@@ -208,9 +208,11 @@ impl Run {
         };
         report.step("telling the node that all is stored");
         let told = async { follow::finish(&mut bootstrapper.connect().await?).await };
-        told.await.hint(
-            "the cluster is up and everything is stored; run this command again, so that the node forgets the secrets of its init",
-        )?;
+        told.await
+            .hint(
+                "the cluster is up and everything is stored; run this command again, so that the node forgets the secrets of its init",
+            )
+            .context(ExitStatus(UNAVAILABLE))?;
         self.workspace.forget_progress()
     }
 

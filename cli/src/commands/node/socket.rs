@@ -10,12 +10,12 @@ use api::admin::{
 };
 use hyper_util::rt::TokioIo;
 use identity::Role;
-use std::{io::Write as _, path::Path};
-use tokio::net::UnixStream;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
+use std::{
+    io::{self, Write as _},
+    path::Path,
 };
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     files,
@@ -37,10 +37,21 @@ pub(super) async fn connect(socket: &Path) -> Result<JoinAdminClient<Channel>> {
     let channel = Endpoint::from_static("http://operator.invalid")
         .connect_with_connector(connector)
         .await
+        .map_err(unreached)
         .with_context(|| format!("connect to the join service at `{}`", socket.display()))
-        .hint("run this as the service's user or root on its machine, or give `--socket`")
-        .context(ExitStatus::of(Class::Unavailable))?;
+        .hint("run this as the service's user or root on its machine, or give `--socket`")?;
     Ok(JoinAdminClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+}
+
+/// A service that is not there may come; a right that one has not does not.
+fn unreached(error: tonic::transport::Error) -> anyhow::Error {
+    let error = anyhow::Error::new(error);
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    let denied = causes.any(|cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied);
+    match denied {
+        true => error,
+        false => error.context(ExitStatus::of(Class::Unavailable)),
+    }
 }
 
 pub(super) async fn list(client: &mut JoinAdminClient<Channel>) -> Result<Records> {
@@ -147,10 +158,6 @@ fn role_message(role: Role) -> api::admin::NodeRole {
 }
 
 fn refused(status: tonic::Status) -> anyhow::Error {
-    let exit = match status.code() {
-        Code::FailedPrecondition | Code::PermissionDenied => ExitStatus::of(Class::Refused),
-        Code::Unavailable => ExitStatus::of(Class::Unavailable),
-        _ => ExitStatus::of(Class::Internal),
-    };
-    anyhow::anyhow!("join service: {}", status.message()).context(exit)
+    let class = Class::from_grpc_code(status.code() as u32);
+    anyhow::anyhow!("join service: {}", status.message()).context(ExitStatus::of(class))
 }
