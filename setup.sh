@@ -44,7 +44,16 @@ swtpm-tools /usr/bin/swtpm_setup
 tpm2-tools /usr/bin/tpm2
 xz-utils /usr/bin/xz
 PACKAGES
-command -v cargo >/dev/null 2>&1 || [ -x "$HOME/.cargo/bin/cargo" ] || missing="$missing rustup"
+
+if ! command -v cargo >/dev/null 2>&1 && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+    # Debian 12 has no package of it; a list of packages that was never fetched does not say.
+    [ "$(id -u)" -ne 0 ] || [ -n "$(apt-cache pkgnames rustup)" ] || apt-get -q update
+    if [ -z "$(apt-cache pkgnames rustup)" ]; then
+        echo "setup: this release has no package of \`rustup\`: install it from https://rustup.rs and try again" >&2
+        exit 1
+    fi
+    missing="$missing rustup"
+fi
 
 if [ -n "$missing" ]; then
     command="apt-get update && apt-get install --yes --no-install-recommends$missing"
@@ -54,10 +63,7 @@ if [ -n "$missing" ]; then
         exit 1
     fi
     echo "setup: installing$missing"
-    if ! DEBIAN_FRONTEND=noninteractive sh -c "$command"; then
-        echo "setup: if \`rustup\` has no package here (Debian 12), install it from https://rustup.rs and try again" >&2
-        exit 1
-    fi
+    DEBIAN_FRONTEND=noninteractive sh -c "$command"
 fi
 command -v cargo >/dev/null 2>&1 || PATH="$HOME/.cargo/bin:$PATH"
 exec cargo run --quiet --bin xtask -- setup

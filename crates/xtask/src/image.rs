@@ -137,7 +137,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("{}", fs::read_to_string(out.join("image.json"))?.trim_end());
     if args.check_reproducible {
         let again = target.join(format!("{name}.again"));
-        // The program, too, in another folder: nothing of the first build is used again.
+        if again.exists() {
+            fs::remove_dir_all(&again)?;
+        }
+        // `/init` too, in another folder. The tree of an OS image is packed again, its programs and packages
+        // are those of the first build.
         let programs = again.join("target");
         let init = match &args.init {
             Some(init) => init.clone(),
