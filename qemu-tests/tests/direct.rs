@@ -1,9 +1,11 @@
 //! Scenarios about disk, network, services and crashes: the same kernel, initial RAM disk and TPM
 //! without firmware.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use qemu_tests::{
     AgentStep, Disk, Lie, LyingDisk, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer,
     Site, Swtpm, TpmAuthority, exit, partitioned_state,
@@ -28,38 +30,51 @@ const DATA: u64 = 16 << 20;
 /// Where the two slots of the header are (`docs/state-disk.md`).
 const SLOTS: [u64; 2] = [0, 64 * 1024];
 
-/// A line of the agent's console: a step, and which of its lines, from 1.
-type Line = (&'static str, usize);
+/// Where a power cut is aimed at: a step, which of its lines, from 1, and what must be on the disk then. The
+/// agent does not wait at a line, so where that says nothing of the disk, a cut may be later than its line.
+type Cut = (&'static str, usize, Slots);
+
+/// The two slots of the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slots {
+    Any,
+    Unequal,
+    Equal,
+}
+use Slots::{Any, Equal, Unequal};
+
+/// How often a cut is tried until it hits.
+const TRIES: usize = 5;
 
 /// Lines of a first boot, from the disk to the verified root (`docs/agent.md`). The header is written to one
 /// slot, committed, and written to the other one.
-const JOIN_LINES: [Line; 12] = [
-    ("state-disk", 1),
-    ("admitted", 1),
-    ("ticket", 1),
-    ("wipe", 1),
-    ("format", 1),
-    ("header", 1),
-    ("commit", 1),
-    ("header", 2),
-    ("mapping", 1),
-    ("latch", 1),
-    ("hand-off", 1),
-    ("switch-root", 1),
+const JOIN_CUTS: [Cut; 12] = [
+    ("state-disk", 1, Any),
+    ("admitted", 1, Any),
+    ("ticket", 1, Any),
+    ("wipe", 1, Any),
+    ("format", 1, Any),
+    ("header", 1, Unequal),
+    ("commit", 1, Any),
+    ("header", 2, Equal),
+    ("mapping", 1, Equal),
+    ("latch", 1, Equal),
+    ("hand-off", 1, Equal),
+    ("switch-root", 1, Equal),
 ];
 
 /// Lines of a later boot, as far as the real root writes nothing yet. The header is opened, and then as above.
-const REJOIN_LINES: [Line; 10] = [
-    ("state-disk", 1),
-    ("admitted", 1),
-    ("ticket", 1),
-    ("header", 1),
-    ("header", 2),
-    ("commit", 1),
-    ("header", 3),
-    ("mapping", 1),
-    ("latch", 1),
-    ("hand-off", 1),
+const REJOIN_CUTS: [Cut; 10] = [
+    ("state-disk", 1, Any),
+    ("admitted", 1, Any),
+    ("ticket", 1, Any),
+    ("header", 1, Any),
+    ("header", 2, Unequal),
+    ("commit", 1, Any),
+    ("header", 3, Equal),
+    ("mapping", 1, Equal),
+    ("latch", 1, Equal),
+    ("hand-off", 1, Equal),
 ];
 
 #[test]
@@ -155,7 +170,7 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
     first.start("own-disk")?.expect_unlocked(3)?;
 
     let cut = first.state.copy_to(&scenario.workspace.file("cut.raw"))?;
-    let half = std::fs::File::options().write(true).open(cut.path())?;
+    let half = File::options().write(true).open(cut.path())?;
     half.set_len(512 * 1024 * 1024)?;
     with_disk(&cut)
         .start("truncated")?
@@ -283,11 +298,14 @@ fn a_superblock_that_differs_for_the_kernel_alone_is_refused() -> Result<()> {
 #[test]
 fn a_node_killed_at_any_step_of_its_first_boot_heals() -> Result<()> {
     let scenario = Scenario::direct("killed-join")?;
-    for (index, line) in JOIN_LINES.into_iter().enumerate() {
-        let node = scenario.node(&format!("worker-{index}"))?;
-        kill_at(&node, line)?;
-        let healed = node.start("healed")?.expect_unlocked(1);
-        healed.with_context(|| format!("killed at {line:?}"))?;
+    let mut nodes = (0..).map(|index| scenario.node(&format!("worker-{index}")));
+    for cut in JOIN_CUTS {
+        hit(cut, || {
+            let node = nodes.next().context("names without end")??;
+            let hit = kill_at(&node, cut, "killed")?;
+            node.start("healed")?.expect_unlocked(1)?;
+            Ok(hit)
+        })?;
     }
     scenario.passed()
 }
@@ -297,12 +315,15 @@ fn a_node_killed_at_any_step_of_its_second_boot_heals() -> Result<()> {
     let scenario = Scenario::direct("killed-rejoin")?;
     let node = scenario.node("worker-0")?;
     node.start("join")?.expect_unlocked(1)?;
-    for (counter, line) in (2..).zip(REJOIN_LINES) {
-        kill_at(&node, line)?;
-        let healed = node
-            .start(&format!("healed-{counter}"))?
-            .expect_unlocked(counter);
-        healed.with_context(|| format!("killed at {line:?}"))?;
+    let mut counters = 2..;
+    for cut in REJOIN_CUTS {
+        hit(cut, || {
+            let counter = counters.next().context("counters without end")?;
+            let hit = kill_at(&node, cut, &format!("killed-{counter}"))?;
+            node.start(&format!("healed-{counter}"))?
+                .expect_unlocked(counter)?;
+            Ok(hit)
+        })?;
     }
     scenario.passed()
 }
@@ -553,13 +574,33 @@ fn a_foreign_owners_join_service_gets_nowhere() -> Result<()> {
     scenario.passed()
 }
 
-/// Cuts the power as soon as the agent writes the line.
-fn kill_at(node: &Node, (step, nth): Line) -> Result<()> {
-    let mut machine = node.start(&format!("killed-{step}-{nth}"))?;
+/// Repeats a cut until it hits.
+fn hit(cut: Cut, mut attempt: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..TRIES {
+        if attempt().with_context(|| format!("killed at {cut:?}"))? {
+            return Ok(());
+        }
+    }
+    bail!("{TRIES} cuts missed {cut:?}")
+}
+
+/// Cuts the power as soon as the agent writes the line; gives whether the disk is then as it should be.
+fn kill_at(node: &Node, (step, nth, slots): Cut, boot: &str) -> Result<bool> {
+    let mut machine = node.start(boot)?;
     for _ in 0..nth {
         machine.expect_step(step)?;
     }
-    machine.kill()
+    machine.kill()?;
+    let disk = File::open(node.state.path())?;
+    // The generation in the clear, at its place in a slot (`docs/state-disk.md`).
+    let generations = SLOTS.map(|slot| {
+        let mut generation = [0; 8];
+        disk.read_exact_at(&mut generation, slot + 32)
+            .map(|()| generation)
+    });
+    let [first, second] = generations;
+    let found = if first? == second? { Equal } else { Unequal };
+    Ok(slots == Any || slots == found)
 }
 
 /// The node neither gives up nor unlocks for a while.

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{Node, Scenario, Swtpm, exit};
+use qemu_tests::{Node, Scenario, Site, Swtpm, exit};
 use serde_json::Value;
 
 /// How long the join service may take to log what it has already answered.
@@ -39,10 +39,19 @@ fn a_burnt_service_host_is_restored() -> Result<()> {
     early.start("after-backup")?.expect_unlocked(2)?;
     late.start("join")?.expect_unlocked(1)?;
 
-    let burnt = scenario.site.dir().to_owned();
     let site = &mut scenario.site;
+    let made_anew = |site: &Site| -> Result<_> {
+        let (_, audit_key) = site.audit_log("join-service");
+        let certificate = site.cli.file("admission.cert.json");
+        Ok((fs::read(audit_key)?, fs::read(certificate)?))
+    };
+    let burnt = made_anew(site)?;
     site.restore(&scenario.workspace, "restored", &backup)?;
-    ensure!(!burnt.exists(), "something is left of the old host");
+    let restored = made_anew(site)?;
+    ensure!(
+        burnt.0 != restored.0 && burnt.1 != restored.1,
+        "a key of the old host is in use"
+    );
     site.start()?;
     for node in [&mut early, &mut late] {
         node.config.forwards = vec![site.forward()];

@@ -81,7 +81,7 @@ impl Tickets {
         }
         let (data_key, material) = tokio::try_join!(
             self.data_key(node, &release),
-            self.material(node, &release, wanted.as_ref())
+            Box::pin(self.material(node, &release, wanted.as_ref()))
         )?;
         Ok(JoinTicket {
             cluster_id: self.cluster,
@@ -98,7 +98,7 @@ impl Tickets {
         request: RejoinTicketRequest,
     ) -> Result<RejoinTicket, Failure> {
         let known = match &self.kubernetes {
-            Some(kubernetes) => kubernetes.look_at(request.disk).await?,
+            Some(kubernetes) => Box::pin(kubernetes.look_at(request.disk)).await?,
             None => Known::default(),
         };
         let wanted = self.wanted_again(node, request.certificate_requests, &known)?;
@@ -113,7 +113,7 @@ impl Tickets {
         let release = release(node, ticket)?;
         let (data_key, material) = tokio::try_join!(
             self.data_key(node, &release),
-            self.material(node, &release, wanted.as_ref())
+            Box::pin(self.material(node, &release, wanted.as_ref()))
         )?;
         Ok(RejoinTicket {
             cluster_id: self.cluster,
