@@ -135,7 +135,8 @@ pub(crate) fn print_error(error: &anyhow::Error) -> u8 {
         .collect();
     eprintln!("error: {}", causes.join(": "));
     let no_api_server = is_unavailable(error);
-    let hint = hint.or(no_api_server.then_some("repeat the command when the API server answers"));
+    let repeat = no_api_server.then_some("repeat the command when the API server answers");
+    let hint = hint.or(repeat);
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }

@@ -27,6 +27,19 @@ pub struct Documents {
     pub reference_values: PathBuf,
 }
 
+/// What `node adopt` is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Adoption<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// The disk's uuid.
+    pub disk: &'a str,
+    /// The machine that may unlock it.
+    pub attester: &'a str,
+    /// The oldest generation to accept.
+    pub generation: &'a str,
+}
+
 /// What a direct boot of an SNP guest is measured from.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
@@ -180,16 +193,10 @@ impl Cli {
     }
 
     /// `node adopt`: a record for a worker's disk that has none.
-    pub fn node_adopt(
-        &self,
-        socket: &Path,
-        name: &str,
-        disk: &str,
-        attester: &str,
-        generation: &str,
-    ) -> Result<Value> {
-        let mut words = vec!["adopt", "--node", name, "--role", "worker", "--disk", disk];
-        words.extend(["--attester", attester, "--generation", generation]);
+    pub fn node_adopt(&self, socket: &Path, adoption: &Adoption<'_>) -> Result<Value> {
+        let mut words = vec!["adopt", "--role", "worker", "--node", adoption.node];
+        words.extend(["--disk", adoption.disk, "--attester", adoption.attester]);
+        words.extend(["--generation", adoption.generation]);
         self.node(socket, &words)
     }
 

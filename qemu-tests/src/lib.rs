@@ -44,7 +44,7 @@ pub use child_process::{Process, contained, run};
 
 pub use agent_line::{AgentExit, AgentStep};
 pub use changed::ChangedUki;
-pub use cli::{Cli, Documents, Launch};
+pub use cli::{Adoption, Cli, Documents, Launch};
 pub use console::{Console, Line};
 pub use disk_guest::{DiskGuest, DiskReport, agent_of};
 pub use golden::{direct_boot_pcrs, firmware_event_log};

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{Node, Scenario, Site, Swtpm, exit};
+use qemu_tests::{Adoption, Node, Scenario, Site, Swtpm, exit};
 use serde_json::Value;
 
 /// How long the join service may take to log what it has already answered.
@@ -62,8 +62,18 @@ fn a_burnt_service_host_is_restored() -> Result<()> {
     let attester = refusal["attester"].as_str().context("no attester")?;
     let socket = scenario.site.admin_socket();
     let cli = &scenario.site.cli;
-    cli.node_adopt(&socket, "worker-1", &disk.id, attester, &disk.generation)?;
-    let again = cli.node_adopt(&socket, "worker-2", &disk.id, attester, &disk.generation);
+    let adoption = Adoption {
+        node: "worker-1",
+        disk: &disk.id,
+        attester,
+        generation: &disk.generation,
+    };
+    cli.node_adopt(&socket, &adoption)?;
+    let other = Adoption {
+        node: "worker-2",
+        ..adoption
+    };
+    let again = cli.node_adopt(&socket, &other);
     ensure!(
         again.is_err_and(|error| error.to_string().contains("exit status: 3")),
         "a disk with a record is adopted by another name"
