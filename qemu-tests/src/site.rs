@@ -41,8 +41,8 @@ pub struct Site {
     dir: PathBuf,
     run: TempDir,
     join_port: u16,
-    /// None if the owner was made for this installation.
-    _lent: Option<LentOwner>,
+    /// The right to an owner that was lent; none if it was made for this installation.
+    lent: Option<LentOwner>,
 }
 
 impl Site {
@@ -101,7 +101,7 @@ impl Site {
             join_service,
             dir,
             run,
-            _lent: lent,
+            lent,
         })
     }
 
@@ -196,7 +196,7 @@ impl Site {
         fs::copy(&old.policy, &new.policy)?;
         fs::copy(&old.reference_values, &new.reference_values)?;
         fs::copy(backup, restored.dir.join(STORE))?;
-        restored._lent = self._lent.take();
+        restored.lent = self.lent.take();
         fs::remove_dir_all(&self.dir)?;
         *self = restored;
         Ok(())

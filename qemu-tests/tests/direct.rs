@@ -32,16 +32,16 @@ const SLOTS: [u64; 2] = [0, 64 * 1024];
 
 /// Where a power cut is aimed at: a step, which of its lines, from 1, and what must be on the disk then. The
 /// agent does not wait at a line, so where that says nothing of the disk, a cut may be later than its line.
-type Cut = (&'static str, usize, Slots);
+type Cut = (&'static str, usize, Generations);
 
-/// The two slots of the header.
+/// Those of the header's two slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slots {
+enum Generations {
     Any,
     Unequal,
     Equal,
 }
-use Slots::{Any, Equal, Unequal};
+use Generations::{Any, Equal, Unequal};
 
 /// How often a cut is tried until it hits.
 const TRIES: usize = 5;
@@ -585,7 +585,7 @@ fn hit(cut: Cut, mut attempt: impl FnMut() -> Result<bool>) -> Result<()> {
 }
 
 /// Cuts the power as soon as the agent writes the line; gives whether the disk is then as it should be.
-fn kill_at(node: &Node, (step, nth, slots): Cut, boot: &str) -> Result<bool> {
+fn kill_at(node: &Node, (step, nth, wanted): Cut, boot: &str) -> Result<bool> {
     let mut machine = node.start(boot)?;
     for _ in 0..nth {
         machine.expect_step(step)?;
@@ -600,7 +600,7 @@ fn kill_at(node: &Node, (step, nth, slots): Cut, boot: &str) -> Result<bool> {
     });
     let [first, second] = generations;
     let found = if first? == second? { Equal } else { Unequal };
-    Ok(slots == Any || slots == found)
+    Ok(wanted == Any || wanted == found)
 }
 
 /// The node neither gives up nor unlocks for a while.
