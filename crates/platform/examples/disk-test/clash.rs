@@ -7,18 +7,23 @@ use rustix::{
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
     net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with},
-    process::setpriority_process,
 };
 use state_disk::Table;
 use std::{
-    fs,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    fs::{self, OpenOptions},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileExt, process::CommandExt},
+    },
     process::Command,
     thread,
     time::Duration,
 };
 
 const CONTROL: &str = "/dev/mapper/control";
+
+/// All control groups: what the agent's may be told.
+const CONTROLLERS: &str = "/cgroup/cgroup.subtree_control";
 
 /// The agent's control group, which can be frozen.
 const AGENT: &str = "/cgroup/agent";
@@ -43,15 +48,16 @@ pub(crate) fn plant(mapper: DeviceMapper, name: &str) -> Outcome {
 }
 
 /// Starts a program that replaces the mapping `name` as soon as the agent has made it, then becomes
-/// the agent. The program has the highest priority and the agent the lowest: on one processor the
-/// program runs when the kernel tells of the mapping, before the agent's next instruction, and
-/// freezes the agent for as long as it works.
+/// the agent. The agent's group is idle, so that whatever else wakes up runs at once, as priorities
+/// alone do not ensure: on one processor the program runs when the kernel tells of the mapping,
+/// before the agent's next instruction, and freezes the agent for as long as it works.
 pub(crate) fn replace(mapper: DeviceMapper, name: &str) -> Outcome {
-    drop(Command::new("/disk-test").arg(name).spawn()?);
-    setpriority_process(None, 19)?;
     fs::create_dir_all("/cgroup")?;
     mount("cgroup2", "/cgroup", "cgroup2", MountFlags::empty(), None)?;
+    fs::write(CONTROLLERS, "+cpu")?;
     fs::create_dir(AGENT)?;
+    fs::write(format!("{AGENT}/cpu.idle"), "1")?;
+    drop(Command::new("/disk-test").arg(name).spawn()?);
     fs::write(format!("{AGENT}/cgroup.procs"), "1")?;
     become_agent(mapper)
 }
@@ -65,26 +71,32 @@ fn become_agent(mapper: DeviceMapper) -> Outcome {
     Err(Command::new("/init").env_clear().exec().into())
 }
 
-/// Waits until the mapping `name` is live and puts another table in its place.
+/// Waits until the mapping `name` is live and puts another table in its place. Each event freezes
+/// the agent first: to look at the mapping may sleep, and the agent would use that time.
 pub(crate) fn replace_when_live(name: &str) -> Outcome {
-    setpriority_process(None, -20)?;
     let events = kernel_events()?;
     while !fs::exists(CONTROL)? {
         thread::sleep(Duration::from_millis(5));
     }
     let mapper = DeviceMapper::open()?;
-    while !is_live(name)? {
+    let agent = OpenOptions::new().write(true).open(FREEZE)?;
+    let freeze = |state: &[u8]| agent.write_all_at(state, 0);
+    loop {
         match recv(&events, &mut [0; 4096], RecvFlags::empty()) {
             // Too many events at once: some were lost, the state is what counts.
             Ok(_) | Err(Errno::NOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
+        freeze(b"1")?;
+        if is_live(name)? {
+            break;
+        }
+        freeze(b"0")?;
     }
-    fs::write(FREEZE, "1")?;
     mapper.remove(name)?;
     let replaced = mapper.activate(name, &FOREIGN)?;
     println!("disk-test: 0 replaced={}", replaced.name());
-    Ok(fs::write(FREEZE, "0")?)
+    Ok(freeze(b"0")?)
 }
 
 /// Whether the mapping has a table and runs.
