@@ -10,6 +10,8 @@
 pub mod grpc_web;
 
 mod class;
+#[cfg(feature = "tonic")]
+mod codec;
 mod evidence_messages;
 mod generated;
 mod malformed;

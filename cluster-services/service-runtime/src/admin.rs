@@ -62,6 +62,9 @@ fn install_metrics() -> PrometheusHandle {
 /// Most connections at a time: a scraper, probes and an operator.
 const MAX_CONNECTIONS: usize = 32;
 
+/// Histograms keep every value until somebody looks: this often we do, where nobody else does.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Serves until shutdown.
 pub async fn run(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
     let metrics = install_metrics();
@@ -74,11 +77,21 @@ pub async fn run(listener: TcpListener, readiness: Readiness, shutdown: Shutdown
         request: Duration::from_secs(5),
         drain: Duration::from_secs(1),
     };
+    let shown = metrics.clone();
     let service = tower::service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &readiness, &metrics);
+        let answer = answer(&request, &readiness, &shown);
         async move { Ok::<_, Infallible>(answer) }
     });
-    server.run(listener, serve::Plain, service, shutdown).await;
+    let upkeep = async {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            metrics.run_upkeep();
+        }
+    };
+    tokio::select! {
+        () = server.run(listener, serve::Plain, service, shutdown) => {}
+        never = upkeep => never,
+    }
 }
 
 fn answer(
@@ -98,10 +111,7 @@ fn answer(
                 format!("not ready: {}\n", missing.join(", ")),
             ),
         },
-        "/metrics" => {
-            metrics.run_upkeep();
-            text(StatusCode::OK, metrics.render())
-        }
+        "/metrics" => text(StatusCode::OK, metrics.render()),
         _ => text(
             StatusCode::NOT_FOUND,
             "try /healthz, /readyz or /metrics\n".into(),

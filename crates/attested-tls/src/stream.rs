@@ -18,7 +18,8 @@ const MAX_WRITE: usize = 16 << 10;
 /// A stream to an accepted attester; `A` is the result of its appraisal.
 pub struct AttestedStream<S, A> {
     stream: S,
-    connection: Connection,
+    // On the heap: it moves through several futures, and each has room for it as long as it lives.
+    connection: Box<Connection>,
     peer: Arc<AcceptedAttester<A>>,
 }
 
@@ -29,7 +30,7 @@ impl<S, A> AttestedStream<S, A> {
         let (connection, peer) = channel.into_parts();
         Self {
             stream,
-            connection,
+            connection: Box::new(connection),
             peer: Arc::new(peer),
         }
     }

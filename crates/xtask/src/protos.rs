@@ -50,6 +50,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// The package whose messages others use, and where they find them.
 const SHARED: (&str, &str) = (".constellation.atls.v1", "crate::atls");
 
+/// What the stubs encode and decode with.
+const CODEC: &str = "crate::codec::SmallCodec";
+
 fn generate(sources: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let descriptors = protox::compile(SOURCES, [sources])?;
     let mut elsewhere = prost_build::Config::new();
@@ -59,6 +62,7 @@ fn generate(sources: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     for (mut config, shared) in [(elsewhere, false), (prost_build::Config::new(), true)] {
         let stubs = tonic_prost_build::configure()
             .build_transport(false)
+            .codec_path(CODEC)
             .client_mod_attribute(".", "#[cfg(feature = \"tonic\")]")
             .server_mod_attribute(".", "#[cfg(feature = \"tonic\")]");
         let module = prost_build::Module::from_protobuf_package_name;

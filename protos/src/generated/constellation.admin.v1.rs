@@ -287,7 +287,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/ListNodes",
             );
@@ -311,7 +311,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/ForgetNode",
             );
@@ -335,7 +335,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/AdoptDisk",
             );
@@ -359,7 +359,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/RebindDisk",
             );
@@ -383,7 +383,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/AcceptGeneration",
             );
@@ -410,7 +410,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/OpenControlPlane",
             );
@@ -437,7 +437,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/RecordBoot",
             );
@@ -464,7 +464,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/Backup",
             );
@@ -489,7 +489,7 @@ pub mod join_admin_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.admin.v1.JoinAdmin/AuditHead",
             );
@@ -680,7 +680,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListNodesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -725,7 +725,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ForgetNodeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -770,7 +770,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AdoptDiskSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -815,7 +815,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RebindDiskSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -860,7 +860,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AcceptGenerationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -905,7 +905,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenControlPlaneSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -950,7 +950,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RecordBootSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -996,7 +996,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BackupSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1041,7 +1041,7 @@ pub mod join_admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AuditHeadSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -138,7 +138,7 @@ pub mod verification_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.verify.v1.VerificationService/GetIdentity",
             );
@@ -168,7 +168,7 @@ pub mod verification_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::SmallCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/constellation.verify.v1.VerificationService/GetAttestation",
             );
@@ -322,7 +322,7 @@ pub mod verification_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetIdentitySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -368,7 +368,7 @@ pub mod verification_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetAttestationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
