@@ -35,6 +35,8 @@ pub mod exit {
     pub const HEADER_REFUSED: u32 = 60;
     /// The header is older than the record.
     pub const HEADER_TOO_OLD: u32 = 61;
+    /// The blank state disk could not be formatted.
+    pub const FORMAT: u32 = 62;
     /// A live table or the integrity superblock differs from the one asked for.
     pub const MAPPING_DIFFERS: u32 = 63;
     /// The state disk could not be mapped.

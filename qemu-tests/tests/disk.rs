@@ -329,6 +329,29 @@ fn mappings_that_are_not_the_agents_are_refused() -> Result<()> {
     scenario.passed()
 }
 
+/// A join has `mke2fs` of the verified root make the file system; nothing else is ever started.
+#[test]
+fn the_agent_starts_no_thread_and_of_programs_only_mke2fs() -> Result<()> {
+    let scenario = Scenario::direct("alone")?;
+    let guest = DiskGuest::build_on(&scenario.workspace, scenario.image.clone())?;
+    let owner = format!("constellation.owner={}", scenario.site.owner);
+    let node = scenario.node("worker-0")?;
+    let mut alone = node.clone();
+    alone.config.boot = guest.boot("alone", &owner)?;
+    let mut machine = alone.start("join-alone")?;
+    machine.expect_exit(&[exit::FORMAT])?;
+    let report = DiskReport::of(&machine);
+    ensure!(
+        report.count("start `/sbin/mke2fs` of the verified root") == 1,
+        "it was not the limit that ended the boot"
+    );
+    node.start("join")?.expect_unlocked(1)?;
+    // What the agent starts in its own place may start nothing either, so this boot ends there.
+    alone.start("rejoin-alone")?.expect_step("switch-root")?;
+    node.start("rejoin")?.expect_unlocked(2)?;
+    scenario.passed()
+}
+
 #[test]
 fn a_planted_disk_and_a_foreign_recover_get_nowhere() -> Result<()> {
     let mut scenario = Scenario::direct("planted")?;
@@ -390,7 +413,9 @@ fn expect_refused_recover(foreign: &Site, machine: &mut Machine, records: &Path)
         anyhow::bail!("a foreign owner recovered the node");
     };
     let error = format!("{error:#}");
-    ensure!(error.contains("the node refuses us"), "{error}");
+    for part in ["the node refuses us", "exit status: 3"] {
+        ensure!(error.contains(part), "no `{part}` in: {error}");
+    }
     machine.console.expect(NOT_THE_OWNER, LINE)?;
     thread::sleep(WATCH);
     for (_, step) in machine.console.agent_steps() {

@@ -9,12 +9,13 @@
 //! * `tamper`: altered, moved and mixed sectors do not read (destroys the file system);
 //! * `load`: find every file up to `disk-test-synced=<n>` whole, then write and sync more until the
 //!   machine is killed, naming each one; `verify`: only find them;
-//! * `plant`, `replace`: prepare a clash with the agent's mappings, then become the agent.
+//! * `plant`, `replace`: prepare a clash with the agent's mappings, then become the agent;
+//! * `alone`: become the agent where no second thread or process can start.
 //!
 //! It prints `disk-test: <ms> <step> <key=value…>` and ends with `disk-test: ok` or
 //! `disk-test: failed`. Built for `x86_64-unknown-linux-musl`.
 
-mod clash;
+mod agent;
 mod disk;
 mod file_system;
 mod kernel_log;
@@ -37,7 +38,7 @@ fn main() {
     if std::process::id() != 1 {
         // Started by this program itself, to act while the agent does.
         let name = std::env::args().nth(1).unwrap_or_default();
-        report(clash::replace_when_live(&name));
+        report(agent::replace_when_live(&name));
         return;
     }
     report(boot().map(|()| println!("disk-test: ok")));
@@ -81,9 +82,12 @@ fn boot() -> Outcome {
     let mapper = DeviceMapper::open()?;
     let steps = option("disk-test")?;
     match steps.split_once(':') {
-        Some(("plant", name)) => return clash::plant(mapper, name),
-        Some(("replace", name)) => return clash::replace(mapper, name),
+        Some(("plant", name)) => return agent::plant(mapper, name),
+        Some(("replace", name)) => return agent::replace(mapper, name),
         _ => {}
+    }
+    if steps == "alone" {
+        return agent::alone(mapper);
     }
     timed("root", || mount_root(&mapper))?;
     let mut provoked = 0;

@@ -1,5 +1,5 @@
-//! Clashes with the agent's mappings: something that runs before the agent, or beside it, as
-//! nothing in the measured image does.
+//! The agent in a boot that the measured image does not have: something has run before it or runs
+//! beside it and clashes with its mappings, or it may not start anything itself.
 
 use crate::Outcome;
 use platform::dm::DeviceMapper;
@@ -22,10 +22,10 @@ use std::{
 
 const CONTROL: &str = "/dev/mapper/control";
 
-/// All control groups: what the agent's may be told.
-const CONTROLLERS: &str = "/cgroup/cgroup.subtree_control";
+/// Where control groups are.
+const GROUPS: &str = "/cgroup";
 
-/// The agent's control group, which can be frozen.
+/// The agent's control group, and what freezes it.
 const AGENT: &str = "/cgroup/agent";
 const FREEZE: &str = "/cgroup/agent/cgroup.freeze";
 
@@ -52,14 +52,36 @@ pub(crate) fn plant(mapper: DeviceMapper, name: &str) -> Outcome {
 /// alone do not ensure: on one processor the program runs when the kernel tells of the mapping,
 /// before the agent's next instruction, and freezes the agent for as long as it works.
 pub(crate) fn replace(mapper: DeviceMapper, name: &str) -> Outcome {
-    fs::create_dir_all("/cgroup")?;
-    mount("cgroup2", "/cgroup", "cgroup2", MountFlags::empty(), None)?;
-    fs::write(CONTROLLERS, "+cpu")?;
-    fs::create_dir(AGENT)?;
-    fs::write(format!("{AGENT}/cpu.idle"), "1")?;
+    make_group("cpu", "idle")?;
     drop(Command::new("/disk-test").arg(name).spawn()?);
-    fs::write(format!("{AGENT}/cgroup.procs"), "1")?;
+    enter_group()?;
     become_agent(mapper)
+}
+
+/// Becomes the agent in a group with room for one task: nobody in it can start a thread or a process.
+pub(crate) fn alone(mapper: DeviceMapper) -> Outcome {
+    make_group("pids", "max")?;
+    enter_group()?;
+    if thread::Builder::new().spawn(|| ()).is_ok() {
+        return Err("a second thread started".into());
+    }
+    println!("disk-test: 0 alone");
+    become_agent(mapper)
+}
+
+/// Makes the agent's group and sets `<controller>.<file>` in it to 1.
+fn make_group(controller: &str, file: &str) -> Outcome {
+    fs::create_dir_all(GROUPS)?;
+    mount("cgroup2", GROUPS, "cgroup2", MountFlags::empty(), None)?;
+    let controllers = format!("{GROUPS}/cgroup.subtree_control");
+    fs::write(controllers, format!("+{controller}"))?;
+    fs::create_dir(AGENT)?;
+    Ok(fs::write(format!("{AGENT}/{controller}.{file}"), "1")?)
+}
+
+/// Puts this process, the first, into it.
+fn enter_group() -> Outcome {
+    Ok(fs::write(format!("{AGENT}/cgroup.procs"), "1")?)
 }
 
 /// Leaves the initramfs as the kernel made it, but for loaded modules, and starts `/init`.
