@@ -129,6 +129,54 @@ fn a_policy_that_trusts_nobody_or_a_manufacturer_is_not_made() {
     operator.ok(&format!("policy new policy.json --ek-hash {hash}"));
 }
 
+/// A refused recovery needs a node (`qemu-tests`, `disk`); docs/formats.md, "Exit status".
+#[test]
+fn recover_tells_a_node_that_does_not_answer_from_a_file_that_fails() {
+    let operator = Operator::new();
+    operator.owner();
+    operator.ok("keys new --out keys --passphrase-file passphrase");
+    fs::write(operator.path("a.json"), measurements(&"a".repeat(64))).unwrap();
+    operator.ok("reference-values add rv.json --image one --role worker --measurements a.json");
+    operator.ok(&format!(
+        "policy new policy.json --ek-hash {}",
+        "d".repeat(64)
+    ));
+    let sign = "--owner-key owner/owner.key --passphrase-file passphrase";
+    operator.ok(&format!(
+        "policy sign policy.json {sign} --out policy.signed.json"
+    ));
+    operator.ok(&format!(
+        "reference-values sign rv.json {sign} --out rv.signed.json"
+    ));
+    // Nobody has listened on port 1 for decades (tcpmux).
+    let recover = format!(
+        "recover 127.0.0.1:1 --wait 0 --records nodes.json --master-secret keys/master-secret.key \
+         --cluster keys/cluster.json --policy policy.signed.json --reference-values rv.signed.json {sign}"
+    );
+    let records = |text: &str| fs::write(operator.path("nodes.json"), text).unwrap();
+
+    let known = format!(
+        "{{\"nodes\": [{{\"node\": \"a\", \"role\": \"worker\", \"state\": \"active\", \
+         \"disk\": \"01234567-89ab-4def-8123-456789abcdef\", \"attester\": \"{}\", \"image\": \"one\", \
+         \"generation\": 1, \"key_version\": 1, \"created\": 1, \"last_seen\": 1}}], \"boots\": []}}",
+        "d".repeat(64)
+    );
+    records(&known);
+    let error = operator.ends(&recover, 4);
+    assert!(error.contains("hint: is the node waiting?"), "{error}");
+
+    for (text, why) in [
+        ("{\"nodes\": [], \"boots\": []}", "no records"),
+        (known.get(1..).unwrap(), "nodes.json"),
+    ] {
+        records(text);
+        let error = operator.fails(&recover);
+        assert!(error.contains(why), "{error}");
+        let kept = fs::read_to_string(operator.path("nodes.json")).unwrap();
+        assert_eq!(kept, text, "a file that nobody understands is left alone");
+    }
+}
+
 #[test]
 fn only_unified_kernel_images_are_owned_and_measured() {
     let operator = Operator::new();
