@@ -41,6 +41,7 @@ python3-cryptography /usr/lib/python3/dist-packages/cryptography/__init__.py
 qemu-system-x86 /usr/bin/qemu-system-x86_64
 swtpm /usr/bin/swtpm
 swtpm-tools /usr/bin/swtpm_setup
+systemd /usr/bin/systemd-creds
 tpm2-tools /usr/bin/tpm2
 xz-utils /usr/bin/xz
 PACKAGES
