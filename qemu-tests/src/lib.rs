@@ -26,6 +26,7 @@ mod lent;
 mod machine;
 mod metadata;
 mod mini;
+mod name_server;
 mod nbd;
 mod node;
 mod relay;
@@ -57,6 +58,7 @@ pub use machine::{
 };
 pub use metadata::Metadata;
 pub use mini::Mini;
+pub use name_server::NameServer;
 pub use nbd::{Lie, LyingDisk};
 pub use node::Node;
 pub use relay::{Pace, Relay};

@@ -14,6 +14,7 @@ pub use arguments::{GUEST_JOIN_SERVICE, GUEST_NETWORK, PUSH_PORT};
 
 use crate::console::Console;
 use crate::lan::Lan;
+use crate::name_server::NameServer;
 use crate::process::{Process, contained, run};
 use crate::swtpm::PoweredTpm;
 use crate::workspace::{MachineSlot, Workspace, base_dir, free_port, program, target_dir};
@@ -59,6 +60,8 @@ pub struct MachineConfig {
     pub disks: Vec<Disk>,
     /// Whether it is on a network with others, and there with which number; else it is alone on one.
     pub lan: Option<(Lan, u8)>,
+    /// Who gives addresses and resolves names; none: QEMU gives an address, and no name resolves.
+    pub name_server: Option<NameServer>,
     /// Loopback port of a metadata service; none: the address does not answer.
     pub metadata: Option<u16>,
     /// Guest address and loopback port pairs, beside the metadata service.
@@ -123,6 +126,7 @@ impl MachineConfig {
             tpm: None,
             disks: Vec::new(),
             lan: None,
+            name_server: None,
             metadata: None,
             forwards: Vec::new(),
             hints: None,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qemu_tests::{
-    AgentStep, Disk, Lie, LyingDisk, Machine, Metadata, Node, Pace, Relay, Scenario, SilentServer,
-    Site, Swtpm, TpmAuthority, exit, partitioned_state,
+    AgentStep, Disk, GUEST_JOIN_SERVICE, Lie, LyingDisk, Machine, Metadata, NameServer, Node, Pace,
+    Relay, Scenario, SilentServer, Site, Swtpm, TpmAuthority, exit, partitioned_state,
 };
 use serde_json::{Value, json};
 
@@ -483,6 +483,32 @@ fn hints_come_from_the_metadata_service_too() -> Result<()> {
     }
     machine.expect_unlocked(1)?;
     ensure!(metadata.requests() > 0, "nobody asked for metadata");
+    scenario.passed()
+}
+
+#[test]
+fn endpoints_may_be_names() -> Result<()> {
+    let scenario = Scenario::direct("names")?;
+    let mut node = scenario.node("worker-0")?;
+    let (address, port) = GUEST_JOIN_SERVICE.split_once(':').context("an address")?;
+    let names = NameServer::start(&[("join.cluster.test", address.parse()?)])?;
+    node.config.name_server = Some(names.clone());
+    let endpoints = ["gone.cluster.test", "join.cluster.test"].map(|name| format!("{name}:{port}"));
+    let hints = json!({"endpoints": endpoints, "node_name": "worker-0", "role": "worker"});
+    node.config.hints = Some(hints.to_string());
+    let mut machine = node.start("join")?;
+    let network = machine.expect_step("network")?;
+    ensure!(
+        network
+            .fields
+            .contains(&("name_servers".into(), "1".into())),
+        "no name server: {network:?}"
+    );
+    machine.expect_unlocked(1)?;
+    let asked = names.asked();
+    for name in ["gone.cluster.test", "join.cluster.test"] {
+        ensure!(asked.iter().any(|asked| asked == name), "not asked: {name}");
+    }
     scenario.passed()
 }
 

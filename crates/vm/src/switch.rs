@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result};
 use std::{
     collections::HashMap,
-    io::{self, BufReader, Read, Write as _},
+    io::{self, BufReader, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     sync::{
@@ -29,8 +29,8 @@ const QUEUE: usize = 1024;
 /// A hardware address.
 type Address = [u8; 6];
 
-/// A frame without its length.
-type Frame = Arc<[u8]>;
+/// An Ethernet frame, without QEMU's length before it.
+pub type Frame = Arc<[u8]>;
 
 /// Who is connected, and who was seen where.
 #[derive(Default)]
@@ -66,7 +66,7 @@ fn attach(ports: &Arc<Mutex<Ports>>, stream: UnixStream) -> io::Result<()> {
     let (queue, frames) = sync_channel(QUEUE);
     let port = lock(ports).add(queue);
     let ports = Arc::clone(ports);
-    thread::spawn(move || send(&frames, to_machine));
+    thread::spawn(move || send_all(&frames, to_machine));
     thread::spawn(move || {
         let mut from = BufReader::new(stream);
         while let Ok(frame) = receive(&mut from) {
@@ -123,8 +123,11 @@ fn is_group(address: Address) -> bool {
     address[0] & 1 == 1
 }
 
-/// QEMU's framing: four bytes of length, big-endian, and the frame.
-fn receive(from: &mut impl Read) -> io::Result<Frame> {
+/// Reads a frame as QEMU writes it to a socket: four bytes of length, big-endian, and the frame.
+///
+/// # Errors
+/// The end of the stream, or a length that no frame has.
+pub fn receive(from: &mut impl Read) -> io::Result<Frame> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
@@ -136,14 +139,20 @@ fn receive(from: &mut impl Read) -> io::Result<Frame> {
     Ok(frame.into())
 }
 
-fn send(frames: &Receiver<Frame>, mut to: UnixStream) {
+/// Writes a frame as QEMU reads it.
+///
+/// # Errors
+/// When the other end is gone.
+pub fn send(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend_from_slice(frame);
+    to.write_all(&bytes)
+}
+
+fn send_all(frames: &Receiver<Frame>, mut to: UnixStream) {
     for frame in frames {
-        let Ok(length) = u32::try_from(frame.len()) else {
-            continue;
-        };
-        let mut bytes = length.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&frame);
-        if to.write_all(&bytes).is_err() {
+        if send(&mut to, &frame).is_err() {
             return;
         }
     }

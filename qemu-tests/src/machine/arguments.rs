@@ -56,6 +56,9 @@ impl Plan<'_> {
             Some((lan, number)) => lan.connect(&mut args, *number),
             None => args.card(&self.network()?, None),
         }
+        if let Some(server) = &config.name_server {
+            server.connect(&mut args);
+        }
         for (name, path) in self.fw_cfg {
             args.fw_cfg(name, path);
         }
