@@ -1,7 +1,19 @@
 //! Hints from a cloud's HTTP metadata service.
 
 use super::{HintsError, MAX_LEN};
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+use ureq::{
+    Agent,
+    config::Config,
+    http::Uri,
+    unversioned::{
+        resolver::{ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
+};
 
 /// The link-local address that clouds serve metadata on.
 pub const URL: &str = "http://169.254.169.254/constellation/v1/hints";
@@ -17,13 +29,13 @@ const TOTAL_TIME: Duration = Duration::from_millis(3000);
 /// within the limits.
 pub fn fetch(url: &str) -> Result<Vec<u8>, HintsError> {
     let failed = |error| HintsError::Metadata(Box::new(error));
-    let agent = ureq::Agent::config_builder()
+    let config = Agent::config_builder()
         .proxy(None)
         .max_redirects(0)
         .timeout_connect(Some(CONNECT_TIME))
         .timeout_global(Some(TOTAL_TIME))
-        .build()
-        .new_agent();
+        .build();
+    let agent = Agent::with_parts(config, DefaultConnector::default(), AddressOnly);
     let mut answer = agent.get(url).call().map_err(failed)?;
     // Without redirects allowed, one comes back as an answer.
     let status = answer.status().as_u16();
@@ -36,6 +48,25 @@ pub fn fetch(url: &str) -> Result<Vec<u8>, HintsError> {
         .limit(MAX_LEN)
         .read_to_vec()
         .map_err(failed)
+}
+
+/// Looks nothing up: the URL's host is an address. ureq's own resolver would start a thread, for its time limit.
+#[derive(Debug)]
+struct AddressOnly;
+
+impl Resolver for AddressOnly {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _config: &Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().and_then(|host| host.parse().ok());
+        let host: Ipv4Addr = host.ok_or(ureq::Error::HostNotFound)?;
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from((host, uri.port_u16().unwrap_or(80))));
+        Ok(addresses)
+    }
 }
 
 #[cfg(test)]
@@ -93,5 +124,12 @@ mod tests {
     #[test]
     fn nobody_there() {
         assert!(fetch("http://127.0.0.1:1/").is_err());
+    }
+
+    #[test]
+    fn no_name_is_looked_up() {
+        let error = fetch("http://localhost:1/").unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, ureq::Error::HostNotFound.to_string());
     }
 }

@@ -11,6 +11,7 @@ use rustix::{
 use state_disk::Table;
 use std::{
     fs::{self, OpenOptions},
+    io,
     os::{
         fd::OwnedFd,
         unix::{fs::FileExt, process::CommandExt},
@@ -102,28 +103,41 @@ pub(crate) fn replace_when_live(name: &str) -> Outcome {
     }
     let mapper = DeviceMapper::open()?;
     let agent = OpenOptions::new().write(true).open(FREEZE)?;
-    let freeze = |state: &[u8]| agent.write_all_at(state, 0);
     loop {
         match recv(&events, &mut [0; 4096], RecvFlags::empty()) {
             // Too many events at once: some were lost, the state is what counts.
             Ok(_) | Err(Errno::NOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
-        freeze(b"1")?;
-        if is_live(name)? {
-            break;
+        agent.write_all_at(b"1", 0)?;
+        let replaced = replace_if_live(&mapper, name);
+        // Also after an error: a boot that stands still says nothing.
+        agent.write_all_at(b"0", 0)?;
+        if replaced? {
+            return Ok(());
         }
-        freeze(b"0")?;
+    }
+}
+
+fn replace_if_live(mapper: &DeviceMapper, name: &str) -> Outcome<bool> {
+    if !is_live(name)? {
+        return Ok(false);
     }
     mapper.remove(name)?;
     let replaced = mapper.activate(name, &FOREIGN)?;
     println!("disk-test: 0 replaced={}", replaced.name());
-    Ok(freeze(b"0")?)
+    Ok(true)
 }
 
 /// Whether the mapping has a table and runs.
 fn is_live(name: &str) -> Outcome<bool> {
-    for device in fs::read_dir("/sys/block")? {
+    let devices = match fs::read_dir("/sys/block") {
+        Ok(devices) => devices,
+        // Between this program's mounts and the agent's.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    for device in devices {
         let device = device?.path();
         let read = |file: &str| fs::read_to_string(device.join(file)).unwrap_or_default();
         if read("dm/name").trim() == name {
