@@ -82,15 +82,21 @@ pub async fn run(listener: TcpListener, readiness: Readiness, shutdown: Shutdown
         let answer = answer(&request, &readiness, &shown);
         async move { Ok::<_, Infallible>(answer) }
     });
-    let upkeep = async {
+    let served = server.run(listener, serve::Plain, service, shutdown);
+    meanwhile(served, UPKEEP, || metrics.run_upkeep()).await;
+}
+
+/// Waits for `work`, and calls `chore` once a `period` until then.
+async fn meanwhile(work: impl Future<Output = ()>, period: Duration, chore: impl Fn()) {
+    let chores = async {
         loop {
-            tokio::time::sleep(UPKEEP).await;
-            metrics.run_upkeep();
+            tokio::time::sleep(period).await;
+            chore();
         }
     };
     tokio::select! {
-        () = server.run(listener, serve::Plain, service, shutdown) => {}
-        never = upkeep => never,
+        () = work => {}
+        never = chores => never,
     }
 }
 
@@ -127,4 +133,22 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
         header::HeaderValue::from_static("text/plain; version=0.0.4"),
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn chores_are_done_while_the_server_works_and_end_with_it() {
+        let (done, period) = (Cell::new(0), Duration::from_millis(5));
+        let work = async {
+            while done.get() < 3 {
+                tokio::time::sleep(period).await;
+            }
+        };
+        meanwhile(work, period, || done.set(done.get() + 1)).await;
+        assert!(done.get() >= 3);
+    }
 }
