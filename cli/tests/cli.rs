@@ -129,7 +129,7 @@ fn a_policy_that_trusts_nobody_or_a_manufacturer_is_not_made() {
     operator.ok(&format!("policy new policy.json --ek-hash {hash}"));
 }
 
-/// A refused recovery needs a node (`qemu-tests`, `disk`); docs/formats.md, "Exit status".
+/// A refused recovery needs a node (`qemu-tests`: `disk`, `operator`); docs/formats.md, "Exit status".
 #[test]
 fn recover_tells_a_node_that_does_not_answer_from_a_file_that_fails() {
     let operator = Operator::new();
@@ -161,19 +161,16 @@ fn recover_tells_a_node_that_does_not_answer_from_a_file_that_fails() {
          \"generation\": 1, \"key_version\": 1, \"created\": 1, \"last_seen\": 1}}], \"boots\": []}}",
         "d".repeat(64)
     );
-    records(&known);
-    let error = operator.ends(&recover, 4);
-    assert!(error.contains("hint: is the node waiting?"), "{error}");
-
-    for (text, why) in [
-        ("{\"nodes\": [], \"boots\": []}", "no records"),
-        (known.get(1..).unwrap(), "nodes.json"),
+    for (text, status, why) in [
+        (known.as_str(), 4, "hint: is the node waiting?"),
+        ("{\"nodes\": [], \"boots\": []}", 1, "no records"),
+        (known.get(1..).unwrap(), 1, "nodes.json"),
     ] {
         records(text);
-        let error = operator.fails(&recover);
+        let error = operator.ends(&recover, status);
         assert!(error.contains(why), "{error}");
         let kept = fs::read_to_string(operator.path("nodes.json")).unwrap();
-        assert_eq!(kept, text, "a file that nobody understands is left alone");
+        assert_eq!(kept, text, "a recovery that failed changed the records");
     }
 }
 

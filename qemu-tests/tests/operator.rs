@@ -17,6 +17,22 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     node.start("join")?.expect_unlocked(1)?;
     let records = scenario.site.save_records()?;
     scenario.site.stop()?;
+
+    // By records of another time, in which the node was forgotten: refused, and it stays off.
+    let known = fs::read_to_string(&records)?;
+    let others = scenario.workspace.file("other-records.json");
+    fs::write(&others, known.replace("\"active\"", "\"forgotten\""))?;
+    let mut machine = node.start("refused")?;
+    machine.expect_step("peer")?;
+    let refusal = scenario.site.recover(machine.push_port(), &others);
+    let refusal = refusal.err().context("a forgotten node was recovered")?;
+    let refusal = format!("{refusal:#}");
+    ensure!(
+        refusal.contains("is not unlocked") && refusal.contains("exit status: 3"),
+        "{refusal}"
+    );
+    machine.expect_exit(&[exit::REFUSED])?;
+
     let mut machine = node.start("recover")?;
     machine.expect_step("peer")?;
     scenario.site.recover(machine.push_port(), &records)?;
