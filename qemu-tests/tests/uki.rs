@@ -1,8 +1,22 @@
 //! Scenarios where the firmware or the image is the subject: OVMF, a UKI, a TPM that measures.
 
-use anyhow::Result;
-use qemu_tests::{Boot, ChangedUki, Image, Scenario, Site, Swtpm, exit, firmware_event_log};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use qemu_tests::{
+    Boot, ChangedUki, Disk, Image, Process, Scenario, Site, Swtpm, contained, exit,
+    firmware_event_log, program, qemu, run,
+};
 use serde_json::json;
+use vm::{FIRMWARE, OVMF};
+
+/// How an OS image is started.
+const INSTALL: &str = include_str!("../../docs/os-image.md");
 
 /// Another build of the same firmware, for smaller flash: PCR 0 differs.
 const OTHER_FIRMWARE: &str = "OVMF_CODE.fd";
@@ -38,6 +52,67 @@ fn measure_predicts_what_the_firmware_measures() -> Result<()> {
             json!([value]),
             "PCR {index}"
         );
+    }
+    scenario.passed()
+}
+
+/// docs/os-image.md, "Install", by the letter but for what a test has not: KVM and a network of its own.
+#[test]
+fn the_documented_command_line_starts_an_owned_image() -> Result<()> {
+    let scenario = Scenario::firmware("documented")?;
+    let node = scenario.node("worker-0")?;
+    let dir = scenario.workspace.dir();
+    let (Boot::Firmware { uki }, Some(tpm)) = (&scenario.boot, &node.config.tpm) else {
+        bail!("the tier boots UKIs and has TPMs");
+    };
+    run(Command::new(program("xtask")?)
+        .arg("esp")
+        .args([uki, &dir.join("esp.img")]))?;
+    symlink(scenario.image.root(), dir.join("root.img"))?;
+    Disk::blank_state(&dir.join("state.raw"), 1024)?;
+    let firmware = Path::new(FIRMWARE);
+    symlink(firmware.join(OVMF), dir.join(OVMF))?;
+    fs::copy(firmware.join("OVMF_VARS_4M.fd"), dir.join("vars.fd"))?;
+    let mut swtpm = contained("swtpm");
+    tpm.arguments(&mut swtpm, Path::new("swtpm.sock"));
+    swtpm.current_dir(dir);
+    let _swtpm = Process::spawn("swtpm", swtpm, &dir.join("swtpm.log"))?;
+
+    let (_, documented) = INSTALL
+        .split_once("\n```\nqemu-system-x86_64 ")
+        .context("no line")?;
+    let (documented, _) = documented.split_once("\n```\n").context("no end")?;
+    let mut line = documented.replace("\\\n", " ");
+    for (from, to) in [
+        (
+            "-accel kvm -cpu host",
+            scenario.accelerator.arguments().join(" "),
+        ),
+        (
+            "tap,id=net,ifname=tap0,script=no,downscript=no",
+            "user,id=net,restrict=on".to_owned(),
+        ),
+    ] {
+        ensure!(line.contains(from), "the documents do not say `{from}`");
+        line = line.replace(from, &to);
+    }
+    let mut machine = contained("sh");
+    machine
+        .arg("-c")
+        .arg(format!("exec {} {line}", qemu().display()));
+    let console = dir.join("documented.log");
+    machine.current_dir(dir);
+    let mut machine = Process::spawn("QEMU", machine, &console)?;
+    let end = Instant::now() + BOOT;
+    // It has the verified root, a TPM, an address and a blank state disk.
+    while !fs::read_to_string(&console)?.contains("state-disk header=none") {
+        ensure!(
+            machine.exit_status()?.is_none(),
+            "QEMU ended; log: {}",
+            console.display()
+        );
+        ensure!(Instant::now() < end, "no agent; log: {}", console.display());
+        thread::sleep(Duration::from_millis(200));
     }
     scenario.passed()
 }
@@ -141,4 +216,4 @@ fn a_foreign_genuine_tpm_with_the_right_pcrs_is_refused_a_known_disk() -> Result
 }
 
 /// Firmware, kernel and probe under emulation on a busy machine.
-const BOOT: std::time::Duration = std::time::Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(120);

@@ -114,11 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         None => args.profile.build_init(Path::new("target"))?,
     };
     let packaged = || packages.unpacked.join("systemd-boot-efi").join(STUB);
-    let os = args
-        .profile
-        .is_os()
-        .then(|| os::Os::obtain(&target, args.programs.as_deref(), args.refresh))
-        .transpose()?;
+    let os = args.os(&target, Path::new("target"), args.refresh)?;
     let image = Image {
         os: os.as_ref(),
         profile: args.profile,
@@ -140,14 +136,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if again.exists() {
             fs::remove_dir_all(&again)?;
         }
-        // `/init` too, in another folder. The tree of an OS image is packed again, its programs and packages
+        fs::create_dir_all(&again)?;
+        // All that is built here, in other folders; Kubernetes' programs and the packages of the initial RAM disk
         // are those of the first build.
         let programs = again.join("target");
         let init = match &args.init {
             Some(init) => init.clone(),
             None => args.profile.build_init(&programs)?,
         };
+        let os = args.os(&again, &programs, false)?;
         let second = Image {
+            os: os.as_ref(),
             init: &init,
             ..image
         };
@@ -157,6 +156,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("image: two builds are equal");
     }
     Ok(())
+}
+
+impl Args {
+    /// The parts of an OS image, if it is one: Debian's tree below `target`, our programs in `cargo`.
+    fn os(&self, target: &Path, cargo: &Path, refresh: bool) -> anyhow::Result<Option<os::Os>> {
+        let programs = self.programs.as_deref();
+        let os = || os::Os::obtain(target, (programs, cargo), refresh);
+        self.profile.is_os().then(os).transpose()
+    }
 }
 
 /// Builds what tests use beside the test image.

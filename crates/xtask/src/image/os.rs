@@ -47,15 +47,16 @@ pub(crate) struct Tree {
 }
 
 impl Os {
-    /// Gets all parts: mkosi's tree below `target`, unless it is there, and our programs, unless they are given.
+    /// Gets all parts: mkosi's tree below `target`, unless it is there, and our programs, built in cargo's folder
+    /// `cargo` unless they are given.
     pub(crate) fn obtain(
         target: &Path,
-        programs: Option<&Path>,
+        (programs, cargo): (Option<&Path>, &Path),
         refresh: bool,
     ) -> anyhow::Result<Self> {
         let programs = match programs {
             Some(programs) => programs.to_owned(),
-            None => programs::build(Path::new("target"))?,
+            None => programs::build(cargo)?,
         };
         Ok(Self {
             kubernetes: Kubernetes::find()?,
