@@ -20,6 +20,9 @@ const JOIN_PORT: u16 = 30090;
 /// Exit status of `constellation verify` when a node does not answer (docs/verify.md).
 const UNAVAILABLE: i32 = 4;
 
+/// What `kubectl` says without a connection, and nothing was asked.
+const UNREACHED: &str = "Unable to connect to the server";
+
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -309,6 +312,22 @@ impl Cluster {
         command.arg("--kubeconfig").arg(self.owner.kubeconfig());
         command.args(words);
         command
+    }
+
+    /// What `kubectl` answers; asked again while the API server cannot be reached, as on a busy machine.
+    ///
+    /// # Errors
+    /// What it says otherwise, or in the end.
+    pub fn ask(&self, words: &[&str]) -> Result<String> {
+        let end = Instant::now() + Node::patience();
+        loop {
+            let answer = run(&mut self.kubectl(words));
+            let unreached = |error: &anyhow::Error| error.to_string().contains(UNREACHED);
+            if !answer.as_ref().is_err_and(unreached) || Instant::now() >= end {
+                return answer;
+            }
+            thread::sleep(POLL);
+        }
     }
 
     /// Waits until a node is ready in Kubernetes' own eyes.

@@ -46,10 +46,10 @@ fn live(cluster: &mut Cluster) {
     another_image_does_not_verify(cluster);
 
     let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
-    run(&mut cluster.kubectl(&remembered)).unwrap();
+    cluster.ask(&remembered).unwrap();
     a_worker_gets_the_next_image(cluster);
     the_cluster_comes_back(cluster);
-    run(&mut cluster.kubectl(&["get", "configmap", "remembered"])).unwrap();
+    cluster.ask(&["get", "configmap", "remembered"]).unwrap();
     everything_verifies(cluster);
     a_deleted_worker_is_dead(cluster);
     a_control_plane_node_needs_the_operator(cluster);
@@ -105,12 +105,18 @@ fn a_name_is_given_once(cluster: &mut Cluster) {
 }
 
 fn nobody_joins_by_a_bootstrap_token(cluster: &Cluster) {
-    let tokens = ["--field-selector", "type=bootstrap.kubernetes.io/token"];
-    let words = ["get", "secrets", "--all-namespaces", "--output", "name"];
-    let mut command = cluster.kubectl(&words);
-    assert_eq!(run(command.args(tokens)).unwrap(), "");
+    let tokens = "--field-selector=type=bootstrap.kubernetes.io/token";
+    let words = [
+        "get",
+        "secrets",
+        "--all-namespaces",
+        "--output",
+        "name",
+        tokens,
+    ];
+    assert_eq!(cluster.ask(&words).unwrap(), "");
     let bindings = ["get", "clusterrolebindings", "--output", "name"];
-    let bindings = run(&mut cluster.kubectl(&bindings)).unwrap();
+    let bindings = cluster.ask(&bindings).unwrap();
     assert!(!bindings.contains("kubelet-bootstrap"), "{bindings}");
     assert!(
         !bindings.contains("node-autoapprove-bootstrap"),
@@ -206,11 +212,11 @@ fn ended(command: &mut Command, status: i32) -> Value {
 
 fn unschedulable(cluster: &Cluster) -> String {
     let path = "jsonpath={.spec.unschedulable}";
-    run(&mut cluster.kubectl(&["get", "node", WORKER, "-o", path])).unwrap()
+    cluster.ask(&["get", "node", WORKER, "-o", path]).unwrap()
 }
 
 fn a_deleted_worker_is_dead(cluster: &mut Cluster) {
-    run(&mut cluster.kubectl(&["delete", "node", WORKER])).unwrap();
+    cluster.ask(&["delete", "node", WORKER]).unwrap();
     eventually("the record is a tombstone", || {
         let records = json(&mut cluster.node_command(&["show", WORKER]).unwrap());
         records.is_some_and(|records| {

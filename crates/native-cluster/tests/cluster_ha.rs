@@ -34,7 +34,7 @@ fn a_cluster_outlives_its_nodes() {
 fn live(cluster: &mut Cluster) {
     grow(cluster);
     let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
-    run(&mut cluster.kubectl(&remembered)).unwrap();
+    cluster.ask(&remembered).unwrap();
     the_first_node_is_lost(cluster);
     another_takes_its_place(cluster);
     the_lost_one_is_refused(cluster);
@@ -123,16 +123,18 @@ fn everything_goes_down(cluster: &mut Cluster) {
 
 /// The key service renews it within half a minute; the power goes before.
 fn the_join_services_certificate_ends(cluster: &Cluster) {
-    let secret = [
+    let ended = expire(&services_certificate(cluster), None).unwrap();
+    let patch = json!({"stringData": {"tls.crt": ended}}).to_string();
+    let words = [
         "--namespace",
         "constellation-system",
         "patch",
         "secret",
         "join-service-tls",
+        "--patch",
+        &patch,
     ];
-    let ended = expire(&services_certificate(cluster), None).unwrap();
-    let patch = json!({"stringData": {"tls.crt": ended}}).to_string();
-    run(cluster.kubectl(&secret).args(["--patch", &patch])).unwrap();
+    cluster.ask(&words).unwrap();
 }
 
 /// Workers are first and wait. One has good certificates and is recovered; the other one needs a ticket, so
@@ -185,9 +187,10 @@ fn services_certificate(cluster: &Cluster) -> String {
         "get",
         "secret",
         "join-service-tls",
+        "--output",
+        r#"go-template={{index .data "tls.crt" | base64decode}}"#,
     ];
-    let path = r#"go-template={{index .data "tls.crt" | base64decode}}"#;
-    run(cluster.kubectl(&words).args(["--output", path])).unwrap()
+    cluster.ask(&words).unwrap()
 }
 
 /// The names of etcd's members, in order, as a node's own etcd has them.
