@@ -56,7 +56,8 @@ fn measure_predicts_what_the_firmware_measures() -> Result<()> {
     scenario.passed()
 }
 
-/// docs/os-image.md, "Install", by the letter but for what a test has not: KVM and a network of its own.
+/// docs/os-image.md, "Install", by the letter but for what a test has not, KVM and a network of its own, until
+/// the agent of the test image has seen the state disk. `make e2e` starts OS images, with the harness's arguments.
 #[test]
 fn the_documented_command_line_starts_an_owned_image() -> Result<()> {
     let scenario = Scenario::firmware("documented")?;
@@ -76,7 +77,13 @@ fn the_documented_command_line_starts_an_owned_image() -> Result<()> {
     let mut swtpm = contained("swtpm");
     tpm.arguments(&mut swtpm, Path::new("swtpm.sock"));
     swtpm.current_dir(dir);
-    let _swtpm = Process::spawn("swtpm", swtpm, &dir.join("swtpm.log"))?;
+    let mut swtpm = Process::spawn("swtpm", swtpm, &dir.join("swtpm.log"))?;
+    let listens = Instant::now() + SWTPM;
+    while !dir.join("swtpm.sock").exists() {
+        let ended = swtpm.exit_status()?.is_some();
+        ensure!(!ended && Instant::now() < listens, "swtpm does not listen");
+        thread::sleep(Duration::from_millis(20));
+    }
 
     let (_, documented) = INSTALL
         .split_once("\n```\nqemu-system-x86_64 ")
@@ -103,7 +110,7 @@ fn the_documented_command_line_starts_an_owned_image() -> Result<()> {
     let console = dir.join("documented.log");
     machine.current_dir(dir);
     let mut machine = Process::spawn("QEMU", machine, &console)?;
-    let end = Instant::now() + BOOT;
+    let end = Instant::now() + 2 * BOOT;
     // It has the verified root, a TPM, an address and a blank state disk.
     while !fs::read_to_string(&console)?.contains("state-disk header=none") {
         ensure!(
@@ -214,6 +221,9 @@ fn a_foreign_genuine_tpm_with_the_right_pcrs_is_refused_a_known_disk() -> Result
     node.start("rejoin")?.expect_unlocked(2)?;
     scenario.passed()
 }
+
+/// A program that is to listen does so at once.
+const SWTPM: Duration = Duration::from_secs(10);
 
 /// Firmware, kernel and probe under emulation on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);

@@ -20,7 +20,7 @@ const JOIN_PORT: u16 = 30090;
 /// Exit status of `constellation verify` when a node does not answer (docs/verify.md).
 const UNAVAILABLE: i32 = 4;
 
-/// What `kubectl` says without a connection, and nothing was asked.
+/// What `kubectl` says when it got no answer; what it asked for may have been done.
 const UNREACHED: &str = "Unable to connect to the server";
 
 /// How often a waiting loop looks again.
@@ -314,7 +314,8 @@ impl Cluster {
         command
     }
 
-    /// What `kubectl` answers; asked again while the API server cannot be reached, as on a busy machine.
+    /// What `kubectl` answers; asked again while there is no answer, as on a busy machine: the words must bear being
+    /// said twice.
     ///
     /// # Errors
     /// What it says otherwise, or in the end.

@@ -46,7 +46,7 @@ fn live(cluster: &mut Cluster) {
     another_image_does_not_verify(cluster);
 
     let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
-    cluster.ask(&remembered).unwrap();
+    run(&mut cluster.kubectl(&remembered)).unwrap();
     a_worker_gets_the_next_image(cluster);
     the_cluster_comes_back(cluster);
     cluster.ask(&["get", "configmap", "remembered"]).unwrap();
@@ -216,7 +216,9 @@ fn unschedulable(cluster: &Cluster) -> String {
 }
 
 fn a_deleted_worker_is_dead(cluster: &mut Cluster) {
-    cluster.ask(&["delete", "node", WORKER]).unwrap();
+    cluster
+        .ask(&["delete", "node", WORKER, "--ignore-not-found"])
+        .unwrap();
     eventually("the record is a tombstone", || {
         let records = json(&mut cluster.node_command(&["show", WORKER]).unwrap());
         records.is_some_and(|records| {

@@ -34,7 +34,7 @@ fn a_cluster_outlives_its_nodes() {
 fn live(cluster: &mut Cluster) {
     grow(cluster);
     let remembered = ["create", "configmap", "remembered", "--from-literal=a=b"];
-    cluster.ask(&remembered).unwrap();
+    run(&mut cluster.kubectl(&remembered)).unwrap();
     the_first_node_is_lost(cluster);
     another_takes_its_place(cluster);
     the_lost_one_is_refused(cluster);
