@@ -3,10 +3,11 @@
 use super::{Site, bootstrapper, mode};
 use api::bootstrap::{GetResultResponse, PhaseState, progress::Event};
 use bootstrapper::{Script, Scripted, ended, phase};
+use child_process::free_port;
 use hand_off::InitMaterial;
 use serde_json::{Value, json};
 use software_tpm::SoftwareTpm;
-use std::{fs, net::TcpListener, thread};
+use std::{fs, thread};
 
 /// As kubeadm writes it.
 const KUBECONFIG: &str = include_str!("../support/kubeconfig.yaml");
@@ -199,10 +200,7 @@ fn a_bootstrapper_that_says_nothing_is_given_up() {
 fn a_port_that_says_nothing_is_given_up() {
     let (site, tpm) = Site::new("control-plane");
     site.admit(&tpm, 1);
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
-    drop(silent);
-    let command = Site::init(port, "").replace("--wait 20", "--wait 1");
+    let command = Site::init(free_port().unwrap(), "").replace("--wait 20", "--wait 1");
     let error = site.operator.ends(&command, 4);
     assert!(error.contains("run the same command again"), "{error}");
 }

@@ -7,6 +7,7 @@ mod operator;
 #[path = "../support/running.rs"]
 mod running;
 
+use child_process::free_port;
 use running::{CLUSTER, Node, SHARED, printed, verify, verify_by};
 use serde_json::Value;
 use std::{net::TcpListener, process::Output, thread};
@@ -32,9 +33,7 @@ fn nodes_of_the_cluster_are_verified_and_the_rest_is_named() {
     );
 
     // Beside it one that nobody serves, in the order asked; a refusal weighs more than that.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let absent = nobody.local_addr().unwrap();
-    drop(nobody);
+    let absent = format!("127.0.0.1:{}", free_port().unwrap());
     let json = |output: &Output, status| -> Value {
         serde_json::from_str(&printed(output, status)).unwrap()
     };

@@ -3,11 +3,13 @@
 //! Three nets: `Drop` kills the whole process group; the kernel kills the child when the thread
 //! that started it ends, however it ends (`setpriv --pdeathsig`, so that no `unsafe` is needed);
 //! and an own process group keeps a terminal's Ctrl-C from reaching the child first. A child that
-//! outlives the thread, but never the program, is started by [`Process::spawn_lasting`].
+//! outlives the thread, but never the program, is started by [`Process::spawn_lasting`]. Those that are to listen
+//! get their ports from [`free_port`].
+
+mod ports;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+pub use ports::free_port;
 
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(10);
@@ -52,14 +56,6 @@ pub fn run(command: &mut Command) -> Result<String> {
         bail!("{command:?}: {}\n{stdout}{stderr}", output.status);
     }
     Ok(stdout)
-}
-
-/// A loopback port that nobody listens on now.
-///
-/// Another process may take it before its user does; the user then fails to listen, loudly.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 impl Process {

@@ -1,10 +1,11 @@
 //! The folder of a mini cluster, and its plan.
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use child_process::free_port;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -111,12 +112,6 @@ impl Node {
     pub(super) fn is_control_plane(&self) -> bool {
         self.ports.api.is_some()
     }
-}
-
-/// A port that nobody listens on now. Whoever takes it meanwhile makes QEMU say so.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 impl Folder {

@@ -6,11 +6,12 @@ use crate::{
     site::{Kubelet, Site, apply, ask_join, start, store, until},
 };
 use api::Class;
+use child_process::free_port;
 use join_service::{Config, JoinService, StartError};
 use native_kubernetes::ControlPlane;
 use service_runtime::{Shutdown, config};
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -44,8 +45,7 @@ async fn without_api_server_it_is_unavailable_and_loses_nothing() {
     let (_, missing) = service.http("/readyz").await;
     assert!(missing.contains("api-server"), "{missing}");
     // A replica that starts meanwhile has nothing to begin with, and waits: alive and not ready.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-    let admin = port.unwrap();
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
     let config = site.config_with("127.0.0.1:0", &admin.to_string());
     let config: Config = config::load(&config).unwrap();
     let back = async {
@@ -114,12 +114,7 @@ async fn a_replica_that_dies_between_writes_is_continued_by_another() {
     let (control_plane, site) = site().await;
     let other = site.replica().await;
     for round in 0..4_u64 {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port().unwrap());
         let mut dying = Command::new(env!("CARGO_BIN_EXE_join-service"))
             .arg("--config")
             .arg(site.config(&address))

@@ -2,6 +2,7 @@
 
 use crate::setup::{Cluster, Running, expected_key, http, image, images};
 use api::{Class, admin};
+use child_process::free_port;
 use evidence::AdmissionPath;
 use identity::Role;
 use join_service::{Config, StartError, config::Mode};
@@ -11,7 +12,7 @@ use serde_json::json;
 use service_runtime::config;
 use std::{
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -21,8 +22,9 @@ use tokio::net::TcpListener;
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_key_service_it_is_unavailable_and_loses_nothing() {
     let cluster = Cluster::new();
-    let keys = cluster.start_key_service(0).await;
-    let (address, port) = (keys.address, keys.address.port());
+    let port = free_port().unwrap();
+    let keys = cluster.start_key_service(port).await;
+    let address = keys.address;
     keys.stop().await;
     let service = cluster.start_join_service(address).await;
     let node = cluster.join(&service, &cluster.machine()).await;
@@ -77,7 +79,7 @@ struct Program {
 impl Program {
     fn start(cluster: &Cluster, key_service: SocketAddr) -> Self {
         let config = cluster.write_config(key_service, "");
-        let (address, admin) = (free_port(), free_port());
+        let (address, admin) = (free_address(), free_address());
         let text = std::fs::read_to_string(&config)
             .unwrap()
             .replacen("127.0.0.1:0", &address.to_string(), 1)
@@ -114,18 +116,15 @@ async fn an_abort_leaves_no_core() {
     };
     setrlimit(Resource::Core, unlimited).unwrap();
     let cluster = Cluster::new();
-    let mut program = Program::start(&cluster, free_port());
+    let mut program = Program::start(&cluster, free_address());
     program.signal(Signal::ABORT);
     let status = program.child.wait().unwrap();
     assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()));
     assert!(!status.core_dumped());
 }
 
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+fn free_address() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port().unwrap()).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,7 +331,7 @@ async fn metric_value(service: &Running, begins: &str) -> u32 {
 #[tokio::test]
 async fn a_wrong_configuration_does_not_start() {
     let cluster = Cluster::new();
-    let address = free_port();
+    let address = free_address();
     let load = |text: &str| {
         std::fs::write(cluster.path("changed.toml"), text).unwrap();
         config::load::<Config>(&cluster.path("changed.toml"))
