@@ -16,6 +16,7 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     let node = scenario.node("worker-0")?;
     node.start("join")?.expect_unlocked(1)?;
     let records = scenario.site.save_records()?;
+    let old = node.state.copy_to(&scenario.workspace.file("old.raw"))?;
     scenario.site.stop()?;
 
     // By records of another time, in which the node was forgotten: refused, and it stays off.
@@ -37,6 +38,24 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     machine.expect_step("peer")?;
     scenario.site.recover(machine.push_port(), &records)?;
     machine.expect_unlocked(2)?;
+
+    // The disk of the boot before: the node gets its key, and finds the header older than its record.
+    let kept = fs::read(&records)?;
+    let mut rolled_back = node.clone();
+    rolled_back.config.disks.pop();
+    rolled_back.config.disks.push(old);
+    let mut machine = rolled_back.start("rolled-back")?;
+    machine.expect_step("peer")?;
+    let failure = scenario.site.recover(machine.push_port(), &records);
+    let failure = failure.err().context("an old disk was recovered")?;
+    let failure = format!("{failure:#}");
+    ensure!(
+        failure.contains("it took its key") && failure.contains("exit status: 1"),
+        "{failure}"
+    );
+    machine.expect_exit(&[exit::HEADER_TOO_OLD])?;
+    ensure!(fs::read(&records)? == kept, "the records changed");
+
     scenario.site.start()?;
     node.start("rejoin")?.expect_unlocked(3)?;
     scenario.passed()

@@ -3,11 +3,11 @@
 use super::{Site, bootstrapper, mode};
 use api::bootstrap::{GetResultResponse, PhaseState, progress::Event};
 use bootstrapper::{Script, Scripted, ended, phase};
-use child_process::free_port;
 use hand_off::InitMaterial;
 use serde_json::{Value, json};
 use software_tpm::SoftwareTpm;
 use std::{fs, thread};
+use vm::free_port;
 
 /// As kubeadm writes it.
 const KUBECONFIG: &str = include_str!("../support/kubeconfig.yaml");

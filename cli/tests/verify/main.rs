@@ -7,10 +7,10 @@ mod operator;
 #[path = "../support/running.rs"]
 mod running;
 
-use child_process::free_port;
 use running::{CLUSTER, Node, SHARED, printed, verify, verify_by};
 use serde_json::Value;
 use std::{net::TcpListener, process::Output, thread};
+use vm::free_port;
 
 #[test]
 fn nodes_of_the_cluster_are_verified_and_the_rest_is_named() {

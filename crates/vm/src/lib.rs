@@ -23,3 +23,6 @@ pub use disk::{Disk, DiskFormat};
 pub use golden::event_log;
 pub use qmp::Qmp;
 pub use swtpm::{Swtpm, TpmAuthority};
+
+/// Where a [`Forward`] begins.
+pub use child_process::free_port;

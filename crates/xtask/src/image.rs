@@ -71,8 +71,8 @@ pub(crate) struct Args {
     /// Resolve and fetch the Debian packages again
     #[arg(long)]
     refresh: bool,
-    /// Build twice and fail unless all bytes are equal
-    #[arg(long)]
+    /// Build twice, in different folders, and fail unless all bytes are equal
+    #[arg(long, conflicts_with_all = ["init", "programs"])]
     check_reproducible: bool,
 }
 
@@ -114,7 +114,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         None => args.profile.build_init(Path::new("target"))?,
     };
     let packaged = || packages.unpacked.join("systemd-boot-efi").join(STUB);
-    let os = args.os(&target, Path::new("target"), args.refresh)?;
+    // A tree of another day may have other packages than the one that it is compared with.
+    let refresh = args.refresh || args.check_reproducible;
+    let os = args.os(&target, Path::new("target"), refresh)?;
     let image = Image {
         os: os.as_ref(),
         profile: args.profile,
@@ -140,10 +142,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         // All that is built here, in other folders; Kubernetes' programs and the packages of the initial RAM disk
         // are those of the first build.
         let programs = again.join("target");
-        let init = match &args.init {
-            Some(init) => init.clone(),
-            None => args.profile.build_init(&programs)?,
-        };
+        let init = args.profile.build_init(&programs)?;
         let os = args.os(&again, &programs, false)?;
         let second = Image {
             os: os.as_ref(),

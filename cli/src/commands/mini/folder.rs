@@ -1,7 +1,6 @@
 //! The folder of a mini cluster, and its plan.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use child_process::free_port;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
@@ -9,6 +8,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
+use vm::free_port;
 
 use crate::{files, output::WithHint as _};
 
