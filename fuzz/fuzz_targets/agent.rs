@@ -1,5 +1,6 @@
 //! Hints of the host, and the measured command line.
 #![no_main]
+use fuzz::got_through;
 use initrd_agent::{cmdline::CommandLine, hints::Hints};
 use libfuzzer_sys::fuzz_target;
 
@@ -8,8 +9,10 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     if which % 2 == 0 {
-        drop(Hints::parse(data, |_| {}));
+        let mut whole = true;
+        let hints = Hints::parse(data, |_| whole = false);
+        got_through(hints.is_ok() && whole);
     } else {
-        drop(CommandLine::parse(data));
+        got_through(CommandLine::parse(data).is_ok());
     }
 });

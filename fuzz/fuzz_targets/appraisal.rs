@@ -1,10 +1,15 @@
 //! Evidence with reports, through the whole appraisal: whatever the bytes say, AMD signed none of it.
 #![no_main]
-use appraisal::{Answer, Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues};
+use appraisal::{
+    Answer, AppraisalError, Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues,
+    ReportError,
+};
 use evidence::{
     AttesterClaim, AzureSnpEvidence, Binding, Channel, Evidence, Side, SnpEvidence, TpmEvidence,
 };
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
+use snp::{LeafError, RevocationError};
 use std::sync::LazyLock;
 
 /// 2025-01-01, when the seeds are valid.
@@ -21,20 +26,21 @@ static APPRAISER: LazyLock<Appraiser> = LazyLock::new(|| {
 });
 
 // A kind, then report, certificate table, our own certificate and our own list, each but the last
-// with its length in two bytes before it.
+// with its length in two bytes before it. Azure has a quote and its signature for the table and the list.
 fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
     let mut rest = rest;
     let [report, certificates, leaf] = [(); 3].map(|()| part(&mut rest));
-    let (claim, evidence) = match kind % 2 {
+    let (claim, evidence, revocations) = match kind % 2 {
         0 => (
             AttesterClaim::SevSnp,
             Evidence::SevSnp(SnpEvidence {
                 report: report.to_vec(),
                 certificates: certificates.to_vec(),
             }),
+            Some(rest),
         ),
         _ => (
             AttesterClaim::AzureSevSnp,
@@ -47,6 +53,7 @@ fuzz_target!(|data: &[u8]| {
                     event_log: Vec::new(),
                 },
             }),
+            None,
         ),
     };
     let secret = CredentialSecret::from_slice(&[1; 32]).expect("32 bytes");
@@ -59,7 +66,7 @@ fuzz_target!(|data: &[u8]| {
         binding: &binding(),
         endorsements: Endorsements {
             leaf: (!leaf.is_empty()).then_some(leaf),
-            revocations: (!rest.is_empty()).then_some(rest),
+            revocations: revocations.filter(|list| !list.is_empty()),
         },
         now: NOW,
     };
@@ -67,6 +74,15 @@ fuzz_target!(|data: &[u8]| {
     let error = error.expect_err("nothing here is by AMD");
     assert!(!error.is_by_proven_attester());
     assert!(!error.checks().is_empty());
+    // Well-formed to the last byte: it is AMD's word that is missing.
+    got_through(matches!(
+        error,
+        AppraisalError::Report(
+            ReportError::Leaf(LeafError::Untrusted { .. })
+                | ReportError::NoEndorsement { .. }
+                | ReportError::Revocations(RevocationError::Untrusted(_))
+        )
+    ));
 });
 
 fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {

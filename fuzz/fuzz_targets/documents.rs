@@ -4,10 +4,21 @@ use appraisal::{
     Appraiser, Policy, ReferenceValues,
     document::{PolicyDocument, ReferenceValuesDocument},
 };
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
-use owner::{AdmissionKeyCertificate, AkCertificate, DocumentKind, OwnerPublicKey, SignedDocument};
+use owner::{
+    AdmissionKeyCertificate, AkCertificate, DocumentKind, OwnerFingerprint, OwnerKey, Seed,
+    SignedDocument,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::LazyLock};
+
+/// Who signed the seed, of the key of seed `01…`.
+static OWNER: LazyLock<OwnerFingerprint> = LazyLock::new(|| {
+    let seed = Seed::from_slice(&[1; 32]).expect("32 bytes");
+    let key = OwnerKey::from_seed(&seed).expect("a key");
+    key.public_key().fingerprint()
+});
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else {
@@ -16,26 +27,28 @@ fuzz_target!(|data: &[u8]| {
     match which % 6 {
         0 => policy(data),
         1 => values(data),
-        2 => drop(AdmissionKeyCertificate::parse(data)),
+        2 => got_through(AdmissionKeyCertificate::parse(data).is_ok()),
         3 => {
-            let owner = OwnerPublicKey([1; 32]).fingerprint();
-            drop(SignedDocument::open(data, DocumentKind::Policy, &owner));
+            let opened = SignedDocument::open(data, DocumentKind::Policy, &OWNER);
+            got_through(opened.is_ok());
         }
         5 => {
-            if let Ok(certificate) = AkCertificate::parse(data) {
+            let certificate = AkCertificate::parse(data);
+            got_through(certificate.is_ok());
+            if let Ok(certificate) = certificate {
                 let text = certificate.encode();
                 assert_eq!(AkCertificate::parse(text.as_bytes()), Ok(certificate));
             }
         }
         // Both, one line each.
         _ => {
-            let Some(end) = data.iter().position(|byte| *byte == b'\n') else {
-                return;
-            };
-            let (first, second) = data.split_at(end);
+            let end = data.iter().position(|byte| *byte == b'\n');
+            let (first, second) = data.split_at(end.unwrap_or(data.len()));
             if let (Ok(policy), Ok(values)) = (Policy::parse(first), ReferenceValues::parse(second))
             {
-                drop(Appraiser::new(policy, values));
+                got_through(Appraiser::new(policy, values).is_ok());
+            } else {
+                got_through(false);
             }
         }
     }
@@ -43,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn policy(data: &[u8]) {
     let Ok(policy) = Policy::parse(data) else {
-        return;
+        return got_through(false);
     };
     let document: PolicyDocument = same_again(data);
     assert_eq!(policy.kinds().len(), document.evidence.len());
@@ -53,10 +66,11 @@ fn policy(data: &[u8]) {
 }
 
 fn values(data: &[u8]) {
-    if let Ok(values) = ReferenceValues::parse(data) {
-        let document: ReferenceValuesDocument = same_again(data);
-        assert_eq!(values.images().len(), document.images.len());
-    }
+    let Ok(values) = ReferenceValues::parse(data) else {
+        return got_through(false);
+    };
+    let document: ReferenceValuesDocument = same_again(data);
+    assert_eq!(values.images().len(), document.images.len());
 }
 
 /// What loads is written as it was read.

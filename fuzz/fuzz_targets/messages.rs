@@ -1,6 +1,7 @@
 //! Every protobuf message that crosses a trust boundary, and its conversion to domain values.
 #![no_main]
 use api::{atls, join};
+use fuzz::got_through;
 use identity::{DiskId, Generation};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
@@ -9,21 +10,24 @@ fuzz_target!(|data: &[u8]| {
     let Some((which, data)) = data.split_first() else {
         return;
     };
-    match which % 13 {
-        0 => drop(atls::Hello::decode(data).map(|hello| format!("{hello:?}"))),
-        1 => drop(atls::TpmIdentity::decode(data).map(evidence::TpmIdentity::try_from)),
-        2 => drop(atls::TpmEvidence::decode(data).map(evidence::TpmEvidence::try_from)),
-        3 => drop(atls::OwnerProof::decode(data).map(owner::OwnerProof::try_from)),
-        4 => drop(join::IssueJoinTicketRequest::decode(data).map(api::JoinTicketRequest::try_from)),
-        5 => drop(
-            join::IssueRejoinTicketRequest::decode(data).map(api::RejoinTicketRequest::try_from),
-        ),
-        6 => drop(join::IssueJoinTicketResponse::decode(data).map(api::JoinTicket::try_from)),
-        7 => drop(join::IssueRejoinTicketResponse::decode(data).map(api::RejoinTicket::try_from)),
-        8 => drop(join::IssueJoinTicketRequest::decode(data).map(api::InitTicketRequest::try_from)),
-        9 => drop(join::IssueJoinTicketResponse::decode(data).map(api::InitTicket::try_from)),
-        10 => drop(join::RegisterDiskResponse::decode(data).map(DiskId::try_from)),
-        11 => drop(join::CommitResponse::decode(data).map(Generation::try_from)),
-        _ => drop(join::CommitRequest::decode(data).map(api::CommitRequest::try_from)),
-    }
+    got_through(match which % 13 {
+        0 => atls::Hello::decode(data).is_ok_and(|hello| !format!("{hello:?}").is_empty()),
+        1 => taken::<atls::TpmIdentity, evidence::TpmIdentity>(data),
+        2 => taken::<atls::TpmEvidence, evidence::TpmEvidence>(data),
+        3 => taken::<atls::OwnerProof, owner::OwnerProof>(data),
+        4 => taken::<join::IssueJoinTicketRequest, api::JoinTicketRequest>(data),
+        5 => taken::<join::IssueRejoinTicketRequest, api::RejoinTicketRequest>(data),
+        6 => taken::<join::IssueJoinTicketResponse, api::JoinTicket>(data),
+        7 => taken::<join::IssueRejoinTicketResponse, api::RejoinTicket>(data),
+        8 => taken::<join::IssueJoinTicketRequest, api::InitTicketRequest>(data),
+        9 => taken::<join::IssueJoinTicketResponse, api::InitTicket>(data),
+        10 => taken::<join::RegisterDiskResponse, DiskId>(data),
+        11 => taken::<join::CommitResponse, Generation>(data),
+        _ => taken::<join::CommitRequest, api::CommitRequest>(data),
+    });
 });
+
+/// Whether a message is one, and has a domain value.
+fn taken<M: Message + Default, V: TryFrom<M>>(data: &[u8]) -> bool {
+    M::decode(data).is_ok_and(|message| V::try_from(message).is_ok())
+}

@@ -1,5 +1,6 @@
 //! Packets that the host sends to a booting node.
 #![no_main]
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use platform::net::{
     dhcp::DhcpClient,
@@ -23,25 +24,32 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     match which % 4 {
-        0 => dhcp(data),
+        0 => got_through(dhcp(data)),
         1 => {
             let mut client = RouterClient::new(MAC, Duration::ZERO);
             drop(client.poll(Duration::ZERO, XID));
             let mut frame = data.to_vec();
             sum_icmp(&mut frame);
             client.receive(&frame);
+            got_through(client.advertisement().is_some());
             drop(client.poll(Duration::from_secs(10), XID));
         }
-        2 => drop(Query::new(ID, &NAME, Family::V4).parse_answer(data)),
-        _ => drop(Query::new(ID, &NAME, Family::V6).parse_answer(data)),
+        2 => got_through(is_answer(Family::V4, data)),
+        _ => got_through(is_answer(Family::V6, data)),
     }
 });
 
-/// A server's frames one after the other, each with its length before it.
-fn dhcp(mut data: &[u8]) {
+fn is_answer(family: Family, data: &[u8]) -> bool {
+    let answer = Query::new(ID, &NAME, family).parse_answer(data);
+    answer.is_some_and(|addresses| !addresses.is_empty())
+}
+
+/// A server's frames one after the other, each with its length before it: whether they lead to a lease, or from an
+/// offer back to the beginning.
+fn dhcp(mut data: &[u8]) -> bool {
     let mut client = DhcpClient::new(MAC, Duration::ZERO);
     let mut now = Duration::ZERO;
-    drop(client.poll(now, XID));
+    let mut sent = usize::from(client.poll(now, XID).is_some());
     while let Some((length, rest)) = data.split_first_chunk() {
         let length = usize::from(u16::from_be_bytes(*length)).min(rest.len());
         let (frame, rest) = rest.split_at(length);
@@ -49,9 +57,10 @@ fn dhcp(mut data: &[u8]) {
         let mut frame = frame.to_vec();
         sum_ip(&mut frame);
         client.receive(now, &frame);
-        drop(client.poll(now, XID));
+        sent += usize::from(client.poll(now, XID).is_some());
         now += Duration::from_secs(1);
     }
+    client.lease().is_some() || sent > 2
 }
 
 /// Makes the header's checksum right: a host can do that, mutations cannot.

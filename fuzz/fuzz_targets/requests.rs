@@ -4,6 +4,7 @@
 use api::CertificateRequests;
 use hand_off::KubernetesMaterial;
 use identity::{NodeName, Role};
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use requests::ParsedRequests;
 use std::{net::IpAddr, sync::LazyLock};
@@ -41,7 +42,9 @@ fuzz_target!(|data: &[u8]| {
     let node: NodeName = "worker-0".parse().expect("a name");
     let peer = IpAddr::from([10, 0, 0, 9]);
     let is_its = parsed.are_of(&node);
-    if let Ok(checked) = parsed.check(&node, Role::Worker, peer, &CLUSTER) {
+    let checked = parsed.check(&node, Role::Worker, peer, &CLUSTER);
+    got_through(checked.is_ok());
+    if let Ok(checked) = checked {
         assert!(is_its && checked.node() == &node);
     }
 });

@@ -12,6 +12,7 @@ use evidence::{
     AdmissionPath, AttesterClaim, Binding, Evidence, EvidenceKind, Requirement, TpmChallenge,
     TpmEvidence, TpmIdentity,
 };
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use owner::{OwnerKey, Seed};
 use rustls::{ClientConnection, Connection, ServerConnection, pki_types::ServerName};
@@ -42,9 +43,13 @@ fuzz_target!(|data: &[u8]| {
         _ => AdmissionPath::Recover,
     };
     if which & 4 == 0 {
-        talk(attester(path), frames);
+        let heard = talk(&mut attester(path), frames);
+        // The last word is a proof by somebody else than the owner, or for another channel.
+        got_through(matches!(heard, Err(SessionError::Owner(_))));
     } else {
-        talk(admitter(path), frames);
+        let mut admitter = admitter(path);
+        let heard = talk(&mut admitter, frames);
+        got_through(heard.is_ok() && admitter.established);
     }
 });
 
@@ -62,18 +67,18 @@ trait Party {
 
 /// Says one frame after the other, each when the party has nothing more to say: frames ahead of their turn
 /// are refused.
-fn talk(mut party: impl Party, mut frames: &[u8]) {
+fn talk(party: &mut impl Party, mut frames: &[u8]) -> Result<(), SessionError> {
     let mut peer = peer(party.dials());
-    while exchange(&mut party, &mut peer).is_ok() && !frames.is_empty() && !peer.is_handshaking() {
+    exchange(party, &mut peer)?;
+    while !frames.is_empty() && !peer.is_handshaking() {
         let mut frame = frame(&mut frames);
         while !frame.is_empty() {
             let sent = peer.writer().write(frame).expect("a buffer");
             frame = &frame[sent..];
-            if exchange(&mut party, &mut peer).is_err() {
-                return;
-            }
+            exchange(party, &mut peer)?;
         }
     }
+    Ok(())
 }
 
 /// The next frame, as its length says; the rest where it says too much.
@@ -219,6 +224,7 @@ fn quote(binding: &Binding, pcrs: &[u32]) -> Evidence {
 struct Admitter {
     session: AdmitterSession<()>,
     dials: bool,
+    established: bool,
 }
 
 fn admitter(path: AdmissionPath) -> Admitter {
@@ -242,6 +248,7 @@ fn admitter(path: AdmissionPath) -> Admitter {
     Admitter {
         session: session.expect("a session"),
         dials,
+        established: false,
     }
 }
 
@@ -252,7 +259,11 @@ impl Party for Admitter {
         loop {
             match self.session.step(Duration::ZERO)? {
                 // Appraising is another target's: here everything is taken, so that all frames are read.
-                AdmitterProgress::Pending | AdmitterProgress::Established => return Ok(()),
+                AdmitterProgress::Pending => return Ok(()),
+                AdmitterProgress::Established => {
+                    self.established = true;
+                    return Ok(());
+                }
                 AdmitterProgress::NeedChallenge(request) => {
                     let challenge = matches!(request.claim, AttesterClaim::Tpm(_));
                     let challenge = challenge.then(|| TpmChallenge {

@@ -2,10 +2,15 @@
 //! signed them.
 #![no_main]
 use api::{StatedNode, StatementRequest, verify};
-use appraisal::{Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues, Statement};
+use appraisal::{
+    AppraisalError, Appraiser, CredentialSecret, Endorsements, Policy, ReferenceValues,
+    ReportError, Statement,
+};
 use evidence::{Evidence, Nonce, Subject};
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
+use snp::{LeafError, RevocationError};
 use std::sync::LazyLock;
 
 /// 2025-01-01.
@@ -26,15 +31,21 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     match which % 3 {
-        0 => drop(verify::GetAttestationRequest::decode(data).map(StatementRequest::try_from)),
+        0 => {
+            let request = verify::GetAttestationRequest::decode(data);
+            got_through(request.is_ok_and(|request| StatementRequest::try_from(request).is_ok()));
+        }
         1 => {
-            drop(verify::GetIdentityResponse::decode(data).map(verify::GetIdentityResponse::parse))
+            let identity = verify::GetIdentityResponse::decode(data);
+            got_through(identity.is_ok_and(|identity| identity.parse().is_ok()));
         }
         _ => {
             let answer = verify::GetAttestationResponse::decode(data);
-            if let Some(Ok((node, evidence, activated))) = answer.ok().map(|answer| answer.parse())
-            {
-                judge(&node, &evidence, activated.as_deref());
+            match answer.ok().map(|answer| answer.parse()) {
+                Some(Ok((node, evidence, activated))) => {
+                    judge(&node, &evidence, activated.as_deref());
+                }
+                _ => got_through(false),
             }
         }
     }
@@ -46,7 +57,7 @@ fn judge(node: &StatedNode, evidence: &Evidence, activated: Option<&[u8]>) {
         APPRAISER.challenge(&node.claim, secret)
     };
     let (Ok((proving, _)), Ok((reading, _))) = (challenge(), challenge()) else {
-        return;
+        return got_through(false);
     };
     let statement = Statement {
         subject: &Subject {
@@ -61,5 +72,14 @@ fn judge(node: &StatedNode, evidence: &Evidence, activated: Option<&[u8]>) {
     let error = APPRAISER.verify(proving, activated, &statement);
     let error = error.expect_err("nothing here is signed");
     assert!(!error.checks().is_empty());
+    // Well-formed to the last byte: it is AMD's word that is missing.
+    got_through(matches!(
+        error,
+        AppraisalError::Report(
+            ReportError::Leaf(LeafError::Untrusted { .. })
+                | ReportError::NoEndorsement { .. }
+                | ReportError::Revocations(RevocationError::Untrusted(_))
+        )
+    ));
     assert!(APPRAISER.read(reading, &statement).is_err());
 }

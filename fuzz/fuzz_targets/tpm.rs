@@ -1,5 +1,6 @@
 //! What a TPM, or somebody who claims to be one, sends: quote, signature, keys, event log.
 #![no_main]
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -7,13 +8,15 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     match which % 6 {
-        0 => drop(tpm::Quote::parse(data)),
-        1 => drop(tpm::Signature::parse(data)),
-        2 => drop(tpm::Public::parse(data)),
-        3 => drop(tpm::AttestationKey::parse(data)),
-        4 => drop(tpm::EndorsementKey::parse(data)),
+        0 => got_through(tpm::Quote::parse(data).is_ok()),
+        1 => got_through(tpm::Signature::parse(data).is_ok()),
+        2 => got_through(tpm::Public::parse(data).is_ok()),
+        3 => got_through(tpm::AttestationKey::parse(data).is_ok()),
+        4 => got_through(tpm::EndorsementKey::parse(data).is_ok()),
         _ => {
-            if let Ok(log) = tpm::EventLog::parse(data) {
+            let log = tpm::EventLog::parse(data);
+            got_through(log.is_ok());
+            if let Ok(log) = log {
                 for (pcr, value) in log.replay() {
                     drop(log.explain(pcr, &value, &[]));
                 }

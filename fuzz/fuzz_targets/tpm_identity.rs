@@ -3,8 +3,11 @@
 //! The seeds' certificates are by authorities with the names of the policy's and with other keys, so
 //! that every check is reached and no certificate can pass the last one.
 #![no_main]
-use appraisal::{Appraiser, CredentialSecret, Policy, ReferenceValues};
+use appraisal::{
+    AppraisalError, Appraiser, CertificateError, CredentialSecret, Policy, ReferenceValues,
+};
 use evidence::{AttesterClaim, TpmIdentity};
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
@@ -30,6 +33,10 @@ fuzz_target!(|data: &[u8]| {
     let refused = APPRAISER.challenge(&claim, secret);
     let error = refused.expect_err("no authority of the policy signed anything");
     assert!(!error.checks().is_empty());
+    got_through(matches!(
+        error,
+        AppraisalError::Certificate(CertificateError::Untrusted)
+    ));
 });
 
 fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {

@@ -1,6 +1,7 @@
 //! Responses of a TPM, or of a host's vTPM, to the commands of an attester. The seeds are swtpm's.
 #![no_main]
 use evidence::TpmChallenge;
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use platform::tpm::{HclAttester, TpmAttester, Transport, VtpmAttester};
 use std::io;
@@ -36,25 +37,26 @@ fuzz_target!(|data: &[u8]| {
     let pcrs = [0, 4, 15];
     match which % 3 {
         0 => {
-            if let Ok(mut attester) = TpmAttester::start(transport, Vec::new()) {
-                let challenge = TpmChallenge {
-                    credential_blob: vec![0, 2, 1, 1],
-                    encrypted_secret: vec![0, 2, 1, 1],
-                };
-                drop(attester.activate(&challenge));
-                drop(attester.quote(&[7; 32], &pcrs));
-                drop(attester.extend(15, &[7; 32]));
-            }
+            let Ok(mut attester) = TpmAttester::start(transport, Vec::new()) else {
+                return got_through(false);
+            };
+            let challenge = TpmChallenge {
+                credential_blob: vec![0, 2, 1, 1],
+                encrypted_secret: vec![0, 2, 1, 1],
+            };
+            got_through(attester.activate(&challenge).is_ok());
+            got_through(attester.quote(&[7; 32], &pcrs).is_ok());
+            got_through(attester.extend(15, &[7; 32]).is_ok());
         }
         1 => {
-            if let Ok(mut attester) = HclAttester::start(transport, Vec::new()) {
-                drop(attester.attest(&[7; 32], &pcrs));
-            }
+            let attester = HclAttester::start(transport, Vec::new());
+            got_through(
+                attester.is_ok_and(|mut attester| attester.attest(&[7; 32], &pcrs).is_ok()),
+            );
         }
         _ => {
-            if let Ok(mut attester) = VtpmAttester::start(transport) {
-                drop(attester.quote(&[7; 32], &pcrs));
-            }
+            let attester = VtpmAttester::start(transport);
+            got_through(attester.is_ok_and(|mut attester| attester.quote(&[7; 32], &pcrs).is_ok()));
         }
     }
 });

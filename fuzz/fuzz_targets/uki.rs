@@ -1,12 +1,15 @@
 //! Images and firmware an operator was given.
 #![no_main]
+use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use measure::sev_snp::{Firmware, KernelHashes, LaunchConfig, VcpuSignature, Vmm};
 
 fuzz_target!(|data: &[u8]| {
-    drop(measure::predict::predict(data));
-    drop(measure::uki::own(data, &[1; 32]));
-    if let Ok(firmware) = Firmware::parse(data) {
+    let predicted = measure::predict::predict(data).is_ok();
+    let owned = measure::uki::own(data, &[1; 32]).is_ok();
+    let firmware = Firmware::parse(data);
+    got_through(predicted && owned || firmware.is_ok());
+    if let Ok(firmware) = firmware {
         launch(firmware);
     }
 });

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         bail!("no such fuzz target; there are: {}", targets.join(", "));
     }
     for target in &chosen {
-        check_seeds(&fuzz.join("seeds").join(target))?;
+        check_seeds(&fuzz, target)?;
     }
     let parallel = std::thread::available_parallelism()?.get();
     let mut failed = 0;
@@ -67,15 +67,39 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A target without seeds spends its time on bytes that the first check refuses.
-fn check_seeds(folder: &Path) -> anyhow::Result<()> {
-    if fs::read_dir(folder).is_ok_and(|mut seeds| seeds.next().is_some()) {
-        return Ok(());
+/// A target without seeds that its parsers take spends its time on bytes that the first check refuses.
+fn check_seeds(fuzz: &Path, target: &str) -> anyhow::Result<()> {
+    let folder = fuzz.join("seeds").join(target);
+    let mut seeds = Vec::new();
+    for seed in fs::read_dir(&folder).into_iter().flatten() {
+        seeds.push(seed?.path());
     }
-    bail!(
-        "no seeds in `{}`\nhint: add an input that the target's parser takes, and its line in `{FUZZ}/seeds/README.md`",
-        folder.display()
-    )
+    if seeds.is_empty() {
+        bail!(
+            "no seeds in `{}`\nhint: add an input that the target's parser takes, and its line in `{FUZZ}/seeds/README.md`",
+            folder.display()
+        );
+    }
+    let output = Command::new(binary(fuzz, target))
+        .args(&seeds)
+        .env("FUZZ_SEEDS", "1")
+        .output()
+        .with_context(|| format!("run the seeds of `{target}`"))?;
+    if !output.status.success() {
+        let log = String::from_utf8_lossy(&output.stderr);
+        let seed = log.lines().rfind(|line| line.starts_with("Running: "));
+        bail!(
+            "a seed of `{target}` is refused: {}\nhint: a format has changed? `{FUZZ}/seeds/README.md` says what the seeds are\n{log}",
+            seed.unwrap_or("none was run")
+        );
+    }
+    Ok(())
+}
+
+/// What cargo-fuzz built.
+fn binary(fuzz: &Path, target: &str) -> PathBuf {
+    fuzz.join("target/x86_64-unknown-linux-gnu/release")
+        .join(target)
 }
 
 /// One running target.
@@ -93,9 +117,7 @@ impl Run {
         fs::create_dir_all(&corpus)?;
         fs::create_dir_all(&artifacts)?;
         let log = artifacts.join("log");
-        let binary = fuzz
-            .join("target/x86_64-unknown-linux-gnu/release")
-            .join(target);
+        let binary = binary(fuzz, target);
         let child = Command::new(&binary)
             .arg(&corpus)
             .arg(fuzz.join("seeds").join(target))
