@@ -70,6 +70,7 @@ pub use snp::{
     Chip, Collected, Collection, MINIMUM, SnpGuest, SnpScenario, TCB, development_root, fw_cfg,
     owned, policy, vouch,
 };
+pub use swtpm::PoweredTpm;
 pub use timeline::{Chronicle, Timeline};
 pub use vm::{Accelerator, Disk, DiskFormat, Qmp, Swtpm, TpmAuthority};
 pub use workspace::{Workspace, free_port, program};

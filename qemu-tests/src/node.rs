@@ -62,6 +62,16 @@ impl Node {
         self.config.start(&format!("{}.{boot}", self.name))
     }
 
+    /// The same node with another state disk.
+    pub fn with_state(&self, state: &Disk) -> Self {
+        let mut node = self.clone();
+        if let Some(disk) = node.config.disks.last_mut() {
+            *disk = state.clone();
+        }
+        node.state = state.clone();
+        node
+    }
+
     /// Makes the state disk all zero.
     pub fn blank_state(&self) -> Result<()> {
         self.state.blank(STATE_MIB)

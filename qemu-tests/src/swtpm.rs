@@ -15,7 +15,7 @@ const START: Duration = Duration::from_secs(10);
 
 /// A TPM that has power, for one boot of one machine.
 #[derive(Debug)]
-pub(crate) struct PoweredTpm {
+pub struct PoweredTpm {
     process: Process,
     socket: PathBuf,
     // Unix socket paths are at most 107 bytes, so the socket is not in the workspace.
@@ -24,7 +24,7 @@ pub(crate) struct PoweredTpm {
 
 impl PoweredTpm {
     /// Gives a TPM power; QEMU takes it from there (init, start-up, shutdown).
-    pub(crate) fn of(tpm: &Swtpm) -> Result<Self> {
+    pub fn of(tpm: &Swtpm) -> Result<Self> {
         let socket_dir = tempfile::tempdir()?;
         let socket = socket_dir.path().join("tpm.sock");
         let mut command = contained("swtpm");
@@ -40,7 +40,7 @@ impl PoweredTpm {
     }
 
     /// The control socket for QEMU.
-    pub(crate) fn socket(&self) -> &Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 

@@ -2,14 +2,14 @@
 //! by the system's own `systemd-creds`.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use child_process::{Process, contained, run};
+use anyhow::{Result, ensure};
+use child_process::{Process, contained, free_pair, run};
 use qemu_tests::{Site, TpmAuthority, Workspace};
 use serde_json::json;
 
@@ -164,16 +164,4 @@ impl HostTpm {
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// A port that nobody listens on, and the next one neither. None of those that the kernel gives to who connects: the
-/// attempts to reach a program before it listens would take its own.
-fn free_pair() -> Result<u16> {
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    // Another run of this test begins somewhere else.
-    let pairs = 6000;
-    let first = u16::try_from(std::process::id() % u32::from(pairs))?;
-    let even = (0..pairs).map(|pair| 20_000 + 2 * ((first + pair) % pairs));
-    let mut both = even.filter(|port| free(*port) && free(port + 1));
-    both.next().context("no two free ports")
 }

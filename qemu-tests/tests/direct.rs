@@ -147,21 +147,19 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
     let old = first.state.copy_to(&scenario.workspace.file("old.raw"))?;
     first.start("rejoin")?.expect_unlocked(2)?;
 
-    let with_disk = |disk: &Disk| {
-        let mut node = first.clone();
-        if let Some(state) = node.config.disks.last_mut() {
-            *state = disk.clone();
-        }
-        node
-    };
-    scenario.expect_refused(&with_disk(&second.state), "swapped", &["expected attester"])?;
-    with_disk(&old)
+    scenario.expect_refused(
+        &first.with_state(&second.state),
+        "swapped",
+        &["expected attester"],
+    )?;
+    first
+        .with_state(&old)
         .start("rolled-back")?
         .expect_exit(&[exit::HEADER_TOO_OLD])?;
 
     let blank = Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
     scenario.expect_refused(
-        &with_disk(&blank),
+        &first.with_state(&blank),
         "blanked",
         &["is active, but the disk is blank"],
     )?;
@@ -172,7 +170,8 @@ fn swapped_rolled_back_blanked_and_truncated_disks_are_refused() -> Result<()> {
     let cut = first.state.copy_to(&scenario.workspace.file("cut.raw"))?;
     let half = File::options().write(true).open(cut.path())?;
     half.set_len(512 * 1024 * 1024)?;
-    with_disk(&cut)
+    first
+        .with_state(&cut)
         .start("truncated")?
         .expect_exit(&[exit::STATE_DISK_UNUSABLE])?;
     // The copy committed nothing: the disk it was made from is not behind its record.

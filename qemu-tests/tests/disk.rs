@@ -378,8 +378,7 @@ fn a_planted_disk_and_a_foreign_recover_get_nowhere() -> Result<()> {
     node.start("join")?.expect_unlocked(1)?;
     let our_records = scenario.site.save_records()?;
 
-    let mut planted = node.clone();
-    planted.config.disks = vec![Disk::root(&scenario.image.root()), theirs.state.clone()];
+    let planted = node.with_state(&theirs.state);
     let original = theirs
         .state
         .copy_to(&scenario.workspace.file("original.raw"))?;

@@ -191,20 +191,13 @@ fn other_machines_disks_owners_and_known_disks_are_refused() -> Result<()> {
     )?;
     machine.expect_exit(&[exit::REFUSED])?;
     let blank = Disk::blank_state(&scenario.workspace.file("blank.raw"), 1024)?;
-    let with_blank = |node: &Node| {
-        let mut node = node.clone();
-        if let Some(state) = node.config.disks.last_mut() {
-            *state = blank.clone();
-        }
-        node
-    };
-    let mut machine = with_blank(&other).start("other-machine-and-disk")?;
+    let mut machine = other.with_state(&blank).start("other-machine-and-disk")?;
     operator.refused(machine.push_port(), &["init: bound to disk"])?;
     machine.expect_exit(&[exit::REFUSED])?;
     ensure!(blank.is_blank()?, "a refused node wrote to its disk");
 
     // A blank disk in the machine of the init: its generations begin again.
-    let mut machine = with_blank(&node).start("other-disk")?;
+    let mut machine = node.with_state(&blank).start("other-disk")?;
     operator.refused(
         machine.push_port(),
         &["not the disk that the init began with"],

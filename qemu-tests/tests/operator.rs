@@ -1,10 +1,11 @@
 //! What an operator mends with the command line (`docs/recover.md`), on machines like those of `direct`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{Adoption, Node, Scenario, Site, Swtpm, exit};
+use qemu_tests::{Adoption, Machine, Node, Scenario, Site, Swtpm, exit};
 use serde_json::Value;
 
 /// How long the join service may take to log what it has already answered.
@@ -24,14 +25,12 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
     let others = scenario.workspace.file("other-records.json");
     fs::write(&others, known.replace("\"active\"", "\"forgotten\""))?;
     let mut machine = node.start("refused")?;
-    machine.expect_step("peer")?;
-    let refusal = scenario.site.recover(machine.push_port(), &others);
-    let refusal = refusal.err().context("a forgotten node was recovered")?;
-    let refusal = format!("{refusal:#}");
-    ensure!(
-        refusal.contains("is not unlocked") && refusal.contains("exit status: 3"),
-        "{refusal}"
-    );
+    not_recovered(
+        &scenario.site,
+        &mut machine,
+        &others,
+        ["is not unlocked", "exit status: 3"],
+    )?;
     machine.expect_exit(&[exit::REFUSED])?;
 
     let mut machine = node.start("recover")?;
@@ -41,24 +40,33 @@ fn the_operator_recovers_a_node_without_services() -> Result<()> {
 
     // The disk of the boot before: the node gets its key, and finds the header older than its record.
     let kept = fs::read(&records)?;
-    let mut rolled_back = node.clone();
-    rolled_back.config.disks.pop();
-    rolled_back.config.disks.push(old);
-    let mut machine = rolled_back.start("rolled-back")?;
-    machine.expect_step("peer")?;
-    let failure = scenario.site.recover(machine.push_port(), &records);
-    let failure = failure.err().context("an old disk was recovered")?;
-    let failure = format!("{failure:#}");
-    ensure!(
-        failure.contains("it took its key") && failure.contains("exit status: 1"),
-        "{failure}"
-    );
+    let mut machine = node.with_state(&old).start("rolled-back")?;
+    not_recovered(
+        &scenario.site,
+        &mut machine,
+        &records,
+        ["it took its key", "exit status: 1"],
+    )?;
     machine.expect_exit(&[exit::HEADER_TOO_OLD])?;
     ensure!(fs::read(&records)? == kept, "the records changed");
 
     scenario.site.start()?;
     node.start("rejoin")?.expect_unlocked(3)?;
     scenario.passed()
+}
+
+/// A recovery of this machine by these records fails, and says so in these words.
+fn not_recovered(
+    site: &Site,
+    machine: &mut Machine,
+    records: &Path,
+    words: [&str; 2],
+) -> Result<()> {
+    machine.expect_step("peer")?;
+    let failure = site.recover(machine.push_port(), records).err();
+    let failure = format!("{:#}", failure.context("the node was recovered")?);
+    ensure!(words.iter().all(|word| failure.contains(word)), "{failure}");
+    Ok(())
 }
 
 /// Two nodes joined, one of them after the backup. Then the host of the services is gone, with certificates,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qemu_tests::{
-    Boot, ChangedUki, Disk, Image, Process, Scenario, Site, Swtpm, contained, exit,
+    Boot, ChangedUki, Disk, Image, PoweredTpm, Process, Scenario, Site, Swtpm, contained, exit,
     firmware_event_log, program, qemu, run,
 };
 use serde_json::json;
@@ -74,16 +74,8 @@ fn the_documented_command_line_starts_an_owned_image() -> Result<()> {
     let firmware = Path::new(FIRMWARE);
     symlink(firmware.join(OVMF), dir.join(OVMF))?;
     fs::copy(firmware.join("OVMF_VARS_4M.fd"), dir.join("vars.fd"))?;
-    let mut swtpm = contained("swtpm");
-    tpm.arguments(&mut swtpm, Path::new("swtpm.sock"));
-    swtpm.current_dir(dir);
-    let mut swtpm = Process::spawn("swtpm", swtpm, &dir.join("swtpm.log"))?;
-    let listens = Instant::now() + SWTPM;
-    while !dir.join("swtpm.sock").exists() {
-        let ended = swtpm.exit_status()?.is_some();
-        ensure!(!ended && Instant::now() < listens, "swtpm does not listen");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let tpm = PoweredTpm::of(tpm)?;
+    symlink(tpm.socket(), dir.join("swtpm.sock"))?;
 
     let (_, documented) = INSTALL
         .split_once("\n```\nqemu-system-x86_64 ")
@@ -221,9 +213,6 @@ fn a_foreign_genuine_tpm_with_the_right_pcrs_is_refused_a_known_disk() -> Result
     node.start("rejoin")?.expect_unlocked(2)?;
     scenario.passed()
 }
-
-/// A program that is to listen does so at once.
-const SWTPM: Duration = Duration::from_secs(10);
 
 /// Firmware, kernel and probe under emulation on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-pub use ports::free_port;
+pub use ports::{free_pair, free_port};
 
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(10);

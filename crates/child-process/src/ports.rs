@@ -26,17 +26,32 @@ static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 /// # Errors
 /// All are taken.
 pub fn free_port() -> Result<u16> {
+    free_ports(1)
+}
+
+/// The same with the port after it: a TPM's commands and, where TPM libraries expect it, its control channel.
+///
+/// # Errors
+/// There are no two.
+pub fn free_pair() -> Result<u16> {
+    free_ports(2)
+}
+
+/// The first of so many in a row.
+fn free_ports(count: u16) -> Result<u16> {
     let mut claims = CLAIMS
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    let count = PORTS.len();
-    let first = process::id().wrapping_mul(STRIDE) as usize % count;
-    let mut candidates = PORTS.cycle().skip(first).take(count);
-    let (port, claim) = candidates
-        .find_map(|port| Some((port, claim(port)?)))
+    let begin = process::id().wrapping_mul(STRIDE) as usize % PORTS.len();
+    let mut candidates = PORTS.cycle().skip(begin).take(PORTS.len());
+    let (first, claimed) = candidates
+        .find_map(|first| {
+            let row = (first..first + count).map(claim);
+            Some((first, row.collect::<Option<Vec<_>>>()?))
+        })
         .context("find a free port: all are taken")?;
-    claims.push(claim);
-    Ok(port)
+    claims.extend(claimed);
+    Ok(first)
 }
 
 /// An abstract socket of the port's name: the kernel has one of each in a network namespace, as it has one of each
@@ -56,13 +71,19 @@ mod tests {
 
     #[test]
     fn no_port_is_given_twice() {
-        let ask = || (0..20).map(|_| free_port().unwrap()).collect::<Vec<_>>();
+        let ask = || {
+            let asked = (0..10).flat_map(|_| {
+                let (one, two) = (free_port().unwrap(), free_pair().unwrap());
+                [one, two, two + 1]
+            });
+            asked.collect::<Vec<_>>()
+        };
         let askers: Vec<_> = (0..4).map(|_| thread::spawn(ask)).collect();
         let ports: BTreeSet<_> = askers
             .into_iter()
             .flat_map(|asker| asker.join().unwrap())
             .collect();
-        assert_eq!(ports.len(), 80);
+        assert_eq!(ports.len(), 4 * 30);
         assert!(ports.iter().all(|port| PORTS.contains(port)));
     }
 
