@@ -4,15 +4,17 @@ use fuzz::got_through;
 use initrd_agent::{cmdline::CommandLine, hints::Hints};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(|data: &[u8]| got_through(run(data)));
+
+fn run(data: &[u8]) -> bool {
     let Some((which, data)) = data.split_first() else {
-        return;
+        return false;
     };
     if which % 2 == 0 {
         let mut whole = true;
         let hints = Hints::parse(data, |_| whole = false);
-        got_through(hints.is_ok() && whole);
+        hints.is_ok() && whole
     } else {
-        got_through(CommandLine::parse(data).is_ok());
+        CommandLine::parse(data).is_ok()
     }
-});
+}

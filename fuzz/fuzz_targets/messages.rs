@@ -6,11 +6,13 @@ use identity::{DiskId, Generation};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(|data: &[u8]| got_through(run(data)));
+
+fn run(data: &[u8]) -> bool {
     let Some((which, data)) = data.split_first() else {
-        return;
+        return false;
     };
-    got_through(match which % 13 {
+    match which % 13 {
         0 => atls::Hello::decode(data).is_ok_and(|hello| !format!("{hello:?}").is_empty()),
         1 => taken::<atls::TpmIdentity, evidence::TpmIdentity>(data),
         2 => taken::<atls::TpmEvidence, evidence::TpmEvidence>(data),
@@ -24,8 +26,8 @@ fuzz_target!(|data: &[u8]| {
         10 => taken::<join::RegisterDiskResponse, DiskId>(data),
         11 => taken::<join::CommitResponse, Generation>(data),
         _ => taken::<join::CommitRequest, api::CommitRequest>(data),
-    });
-});
+    }
+}
 
 /// Whether a message is one, and has a domain value.
 fn taken<M: Message + Default, V: TryFrom<M>>(data: &[u8]) -> bool {

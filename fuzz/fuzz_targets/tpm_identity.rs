@@ -3,25 +3,21 @@
 //! The seeds' certificates are by authorities with the names of the policy's and with other keys, so
 //! that every check is reached and no certificate can pass the last one.
 #![no_main]
-use appraisal::{
-    AppraisalError, Appraiser, CertificateError, CredentialSecret, Policy, ReferenceValues,
-};
+use appraisal::{AppraisalError, Appraiser, CertificateError, CredentialSecret};
 use evidence::{AttesterClaim, TpmIdentity};
-use fuzz::got_through;
+use fuzz::{appraiser, got_through, part};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
 const POLICY: &[u8] = include_bytes!("../policy-tpm.json");
 const VALUES: &[u8] = include_bytes!("../reference-values-tpm.json");
 
-static APPRAISER: LazyLock<Appraiser> = LazyLock::new(|| {
-    let policy = Policy::parse(POLICY).expect("the policy is good");
-    let values = ReferenceValues::parse(VALUES).expect("the reference values are good");
-    Appraiser::new(policy, values).expect("they fit each other")
-});
+static APPRAISER: LazyLock<Appraiser> = LazyLock::new(|| appraiser(POLICY, VALUES));
 
 // Certificate and endorsement key with their lengths before them, attestation key.
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(|data: &[u8]| got_through(run(data)));
+
+fn run(data: &[u8]) -> bool {
     let mut rest = data;
     let [ek_certificate, ek_public] = [(); 2].map(|()| part(&mut rest).to_vec());
     let claim = AttesterClaim::Tpm(TpmIdentity {
@@ -33,18 +29,8 @@ fuzz_target!(|data: &[u8]| {
     let refused = APPRAISER.challenge(&claim, secret);
     let error = refused.expect_err("no authority of the policy signed anything");
     assert!(!error.checks().is_empty());
-    got_through(matches!(
+    matches!(
         error,
         AppraisalError::Certificate(CertificateError::Untrusted)
-    ));
-});
-
-fn part<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let Some((length, after)) = rest.split_first_chunk() else {
-        return &[];
-    };
-    let length = usize::from(u16::from_be_bytes(*length)).min(after.len());
-    let (part, after) = after.split_at(length);
-    *rest = after;
-    part
+    )
 }
