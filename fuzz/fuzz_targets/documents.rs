@@ -1,9 +1,10 @@
-//! Policy, reference values and their envelope: the owner's, until a signature says otherwise.
+//! Policy, reference values and their envelope, the owner's until a signature says otherwise; bundles of endorsements.
 #![no_main]
 use appraisal::{
     Appraiser, Policy, ReferenceValues,
     document::{PolicyDocument, ReferenceValuesDocument},
 };
+use endorsements::{AuthoritySet, Bundle};
 use fuzz::got_through;
 use libfuzzer_sys::fuzz_target;
 use owner::{
@@ -11,6 +12,7 @@ use owner::{
     SignedDocument,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use snp::UnixTime;
 use std::{fmt::Debug, sync::LazyLock};
 
 /// Who signed the seed, of the key of seed `01…`.
@@ -20,13 +22,19 @@ static OWNER: LazyLock<OwnerFingerprint> = LazyLock::new(|| {
     key.public_key().fingerprint()
 });
 
+/// 2025-01-01, when the seeds are valid.
+const NOW: UnixTime = UnixTime(1_735_689_600);
+
+static AMD: LazyLock<AuthoritySet> =
+    LazyLock::new(|| AuthoritySet::amd().expect("the pinned certificates are good"));
+
 fuzz_target!(|data: &[u8]| got_through(run(data)));
 
 fn run(data: &[u8]) -> bool {
     let Some((which, data)) = data.split_first() else {
         return false;
     };
-    match which % 6 {
+    match which % 7 {
         0 => policy(data),
         1 => values(data),
         2 => AdmissionKeyCertificate::parse(data).is_ok(),
@@ -42,6 +50,7 @@ fn run(data: &[u8]) -> bool {
             assert_eq!(AkCertificate::parse(text.as_bytes()), Ok(certificate));
             true
         }
+        6 => bundle(data),
         // Both, one line each.
         _ => {
             let end = data.iter().position(|byte| *byte == b'\n');
@@ -73,6 +82,20 @@ fn values(data: &[u8]) -> bool {
     let document: ReferenceValuesDocument = same_again(data);
     assert_eq!(values.images().len(), document.images.len());
     true
+}
+
+/// Whoever carries a bundle has written it.
+fn bundle(data: &[u8]) -> bool {
+    let Ok(bundle) = Bundle::parse(data) else {
+        return false;
+    };
+    let text = bundle.encode().expect("no more than was read");
+    assert_eq!(Bundle::parse(text.as_bytes()).ok().as_ref(), Some(&bundle));
+    assert!(
+        bundle.is_empty() || bundle.check(&AMD, NOW).is_err(),
+        "something that AMD did not sign is kept"
+    );
+    !bundle.is_empty()
 }
 
 /// What loads is written as it was read.
